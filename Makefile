@@ -1,0 +1,66 @@
+# See LICENSE file for copyright and license details.
+.POSIX:
+
+include config.mk
+
+BIN = prhelper
+ALIAS = qemu-pr-helper
+MAN = prhelper.8
+SRC = prhelper.c sock.c priv.c proto.c sg.c dm.c trace.c util.c
+OBJ = ${SRC:.c=.o}
+DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \
+	${SRC} ${MAN} test .ci .clang-format .clang-tidy
+
+all: ${BIN}
+
+# A library that is named as a file must be there before anything is built.
+libs:
+	@for f in ${LIBS}; do case $$f in -*) ;; *) test -e "$$f" || { \
+		echo "make: $$f is missing: run 'make libdm' first" >&2; \
+		exit 1; }; esac; done
+
+${OBJ}: prhelper.h config.mk | libs
+
+.c.o:
+	${CC} ${CPPFLAGS} ${CFLAGS} -c -o $@ $<
+
+${BIN}: ${OBJ}
+	${CC} ${CFLAGS} -o $@ ${OBJ} ${LDFLAGS} ${LIBS}
+
+libdm:
+	@sh libdm.sh ${LIBDM} ${LVM2_VERSION} ${LVM2_SHA256}
+
+test:
+	sh test/run
+
+demo:
+	sh test/demo
+
+check:
+	sh test/run lint
+
+install: all
+	mkdir -p ${DESTDIR}${PREFIX}/bin ${DESTDIR}${MANPREFIX}/man8
+	cp ${BIN} ${DESTDIR}${PREFIX}/bin/${BIN}
+	${STRIP} ${DESTDIR}${PREFIX}/bin/${BIN}
+	chmod 755 ${DESTDIR}${PREFIX}/bin/${BIN}
+	ln -sf ${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
+	cp ${MAN} ${DESTDIR}${MANPREFIX}/man8/${MAN}
+	chmod 644 ${DESTDIR}${MANPREFIX}/man8/${MAN}
+	ln -sf ${MAN} ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
+
+uninstall:
+	rm -f ${DESTDIR}${PREFIX}/bin/${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
+	rm -f ${DESTDIR}${MANPREFIX}/man8/${MAN}
+	rm -f ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
+
+clean:
+	rm -f ${BIN} ${OBJ} ${BIN}-${VERSION}.tar.gz
+
+dist: clean
+	mkdir ${BIN}-${VERSION}
+	cp -R ${DIST} ${BIN}-${VERSION}
+	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
+	rm -rf ${BIN}-${VERSION}
+
+.PHONY: all libs libdm test demo check install uninstall clean dist

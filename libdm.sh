@@ -1,0 +1,99 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# Make a static libdevmapper for musl in the directory named first:
+# libdm.sh DIR VERSION SHA256. The source is lvm2's, from the source packages
+# of this machine's own distribution; the upstream archive in it must have
+# the given checksum. What is there already is neither fetched nor made again.
+set -eu
+
+dir=$1 version=$2 sha256=$3
+upstream=${version%-*}
+tar=lvm2_$upstream.orig.tar.xz
+stamp=$dir/$version-$sha256
+
+if [ -e "$stamp" ]; then
+	exit 0
+fi
+
+say() {
+	echo "libdm: $*" >&2
+}
+
+# apt's own configuration with deb-src for deb, in lists of our own: nothing
+# of the system's is touched.
+fetch() {
+	mkdir -p "$tmp/parts" "$tmp/lists/partial"
+	for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ -e "$f" ] || continue
+		sed -n 's/^deb\([[:space:]]\)/deb-src\1/p' "$f" \
+			>"$tmp/parts/$(basename "$f" .list).list"
+	done
+	for f in /etc/apt/sources.list.d/*.sources; do
+		[ -e "$f" ] || continue
+		sed 's/^Types:.*/Types: deb-src/' "$f" \
+			>"$tmp/parts/$(basename "$f")"
+	done
+	cat >"$tmp/apt.conf" <<-END
+		Dir::Etc::sourcelist "/dev/null";
+		Dir::Etc::sourceparts "$tmp/parts";
+		Dir::State::lists "$tmp/lists";
+		APT::Sandbox::User "root";
+	END
+	export APT_CONFIG="$tmp/apt.conf"
+	apt-get -qq update
+	(cd "$tmp" && apt-get -qq --download-only source "lvm2=$version")
+}
+
+command -v musl-gcc >/dev/null || {
+	say "musl-gcc is missing: install the package musl-tools"
+	exit 1
+}
+
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+if [ ! -e "$dir/$tar" ]; then
+	say "fetching the source of lvm2 $version"
+	fetch
+	mv "$tmp/$tar" "$dir/$tar.part"
+	mv "$dir/$tar.part" "$dir/$tar"
+fi
+if ! echo "$sha256  $dir/$tar" | sha256sum -c --quiet - >/dev/null 2>&1; then
+	rm -f "$dir/$tar"
+	say "$tar: wrong checksum, removed"
+	exit 1
+fi
+
+# musl-gcc finds no kernel headers by itself.
+rm -rf "$dir/include"
+mkdir "$dir/include"
+for d in linux asm-generic mtd; do
+	ln -s "/usr/include/$d" "$dir/include/$d"
+done
+ln -s "/usr/include/$(gcc -print-multiarch)/asm" "$dir/include/asm"
+
+# The headers are part of CC since one rule of lvm2's build drops CFLAGS.
+say "building libdevmapper (half a minute); log in $dir/build.log"
+tar -xf "$dir/$tar" -C "$tmp"
+(
+	cd "$tmp/LVM2.$upstream"
+	./configure CC="musl-gcc -isystem $dir/include" \
+		CFLAGS="-fPIC -g0 -fno-asynchronous-unwind-tables \
+			-ffunction-sections -fdata-sections" \
+		--with-optimisation=-Os \
+		--enable-static_link --disable-selinux --disable-udev_sync \
+		--disable-readline --disable-blkid_wiping --disable-nls \
+		--with-thin=none --with-cache=none --with-vdo=none \
+		--with-writecache=none --with-integrity=none
+	make libdm.device-mapper
+) >"$dir/build.log" 2>&1 || {
+	say "failed; the last lines of the log:"
+	tail -n 5 "$dir/build.log" >&2
+	exit 1
+}
+cp "$tmp/LVM2.$upstream/libdm/ioctl/libdevmapper.a" "$dir/"
+cp "$tmp/LVM2.$upstream/libdm/libdevmapper.h" "$dir/include/"
+: >"$stamp"

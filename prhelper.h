@@ -1,0 +1,220 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * The one header: limits, a request, its reply, and what each file offers.
+ * It includes nothing; every file includes what it uses before it.
+ */
+
+/* What the wire says: QEMU's docs/interop/pr-helper.rst. */
+enum {
+	FEATURES_LEN = 4,          /* feature bits, each way, on connect */
+	CDB_LEN = 16,              /* a CDB as it comes, padded with zeros */
+	PR_CDB_LEN = 10,           /* what of it a PERSISTENT RESERVE has */
+	SENSE_LEN = 96,            /* SCSI_SENSE_BUFFERSIZE of the kernel */
+	REPLY_LEN = 8 + SENSE_LEN, /* status, payload size, sense */
+	DATA_MAX = 8192,           /* longest parameter list or payload */
+};
+
+/* How many and how long; milliseconds where not said otherwise. */
+enum {
+	CLIENTS_MAX = 1280,       /* 1,024 idle guests and room to spare */
+	FD_RESERVE = 16,          /* descriptors that are not for clients */
+	WORKER_STACK = 64 * 1024, /* bytes; DATA_MAX and a printf fit twice */
+	PARK_TIME = 10000,        /* an idle worker leaves after this */
+	QUIET_TIME = 1000,        /* a busy connection is quiet after this;
+				   also SO_RCVTIMEO and SO_SNDTIMEO */
+	IO_TIME = 5000,           /* a whole handshake, request or reply;
+				   below STOP_TIME so that none is cut off */
+	ACCEPT_PAUSE = 1000,      /* after accept() ran out of something */
+	STOP_TIME = 7000,         /* what hangs longer after SIGTERM is given
+				   up: libvirt sends SIGKILL after 10 s */
+	PROBE_TIME = 1000,        /* a living helper greets within this */
+	SG_TIME = 10000,          /* one command; the kernel raises less than
+				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */
+	SG_ABORT_TIME = 60000,    /* PREEMPT AND ABORT waits for each task */
+};
+
+/* SCSI status codes, SAM-5 5.3.1. */
+enum {
+	GOOD = 0x00,
+	CHECK_CONDITION = 0x02,
+	BUSY = 0x08,
+	RESERVATION_CONFLICT = 0x18,
+	TASK_SET_FULL = 0x28,
+};
+
+/* Additional sense: sense key, ASC and ASCQ in one number. */
+enum {
+	MEDIUM_ERROR = 0x031100,   /* unrecovered read error */
+	TARGET_FAILURE = 0x044400, /* internal target failure */
+	INVALID_OPCODE = 0x052000,
+	INVALID_FIELD = 0x052400,   /* in the CDB */
+	DEVICE_RESET = 0x062900,    /* power on, reset, or bus reset */
+	SPACE_FAILED = 0x072707,    /* space allocation failed */
+	IO_TERMINATED = 0x0b0006,   /* I/O process terminated */
+	LU_COMM_FAILURE = 0x0b0800, /* logical unit communication */
+	COMMAND_TIMEOUT = 0x0b2e02, /* during processing */
+	TRANSPORT_ERROR = 0x0b4700, /* parity error */
+};
+
+/* What a client asks for: the opcode, SPC-4 6.15 and 6.16. */
+enum {
+	PR_IN = 0x5e,
+	PR_OUT = 0x5f,
+	PR_CLEANUP = 0xff, /* QEMU's own: forget the registration */
+};
+
+struct request {
+	uint8_t cdb[CDB_LEN];
+	int fd;        /* of the disk; -1: none */
+	uint32_t len;  /* allocation length or parameter list length */
+	uint8_t *data; /* DATA_MAX bytes: parameter list, payload */
+};
+
+struct reply {
+	uint8_t status; /* SCSI status */
+	uint32_t len;   /* payload in the request's data; 0 unless IN */
+	uint8_t sense[SENSE_LEN];
+};
+
+/* dm.c: the only user of libdevmapper */
+
+/*
+ * Look for device-mapper, once, before privileges are dropped. Return 1 if
+ * the kernel answered DM_VERSION, 0 if there is none. Its control node stays
+ * open. Nothing is created in /dev.
+ */
+int dm_init(void);
+
+/* priv.c: ids, capabilities, confinement; one straight path, run once */
+
+struct ids {
+	uid_t uid; /* -1: leave as it is */
+	gid_t gid;
+};
+
+/*
+ * Look up a user and a group, each a name, a number or NULL, in passwd(5)
+ * and group(5). A user alone brings his own group. Dies if unknown.
+ */
+void priv_lookup(struct ids *, const char *user, const char *group);
+/*
+ * Take on the ids, empty the bounding set, set no_new_privs and keep
+ * CAP_SYS_RAWIO; with dm also CAP_SYS_ADMIN, and CAP_DAC_READ_SEARCH if a
+ * user was asked for. See capabilities(7). Dies if something is refused.
+ */
+void priv_drop(const struct ids *, int dm);
+
+/* proto.c: bytes to request, reply to bytes */
+
+/* How far reading or writing a message came. */
+enum {
+	IO_DONE,
+	IO_QUIET,   /* not one byte came within QUIET_TIME */
+	IO_GONE,    /* the peer closed, or the socket failed */
+	IO_LATE,    /* begun, but not whole within IO_TIME */
+	IO_BROKEN,  /* not what the protocol allows */
+	IO_STARVED, /* no descriptor left to receive one with */
+};
+
+/* Text for one of the above. */
+const char *proto_strerror(int io);
+/* Send our feature bits to a client that was just accepted; never blocks. */
+int proto_greet(int sock);
+/* Read the client's feature bits; deadline as of now(). */
+int proto_features(int sock, int64_t deadline);
+/*
+ * Read one request: the CDB with exactly one descriptor, then the parameter
+ * list of an OUT. The descriptor is the caller's with IO_DONE, else closed.
+ * With IO_STARVED the request was read but has no descriptor.
+ */
+int proto_read(int sock, struct request *);
+/* May it go to the disk? 0, or -1 and the reply that says why not. */
+int proto_check(const struct request *, struct reply *);
+/* Send a reply in one go; flags as in send(2). */
+int proto_write(
+    int sock, const struct request *, const struct reply *, int flags);
+/* Fill in a reply without sense or payload. */
+void proto_status(struct reply *, uint8_t status);
+/* CHECK CONDITION with fixed format sense data, SPC-4 4.5.3. */
+void proto_sense(struct reply *, uint32_t sense);
+/* With -v: one line for an OUT and what came of it. */
+void proto_log(const struct request *, const struct reply *, pid_t, uid_t);
+
+/* sg.c: the only ioctl(SG_IO) */
+
+/* Is this the node of a whole SCSI device, sd or sg? By its number only. */
+int sg_node(const struct stat *);
+/* Send the request to its disk and wait for the outcome. */
+void sg_run(const struct request *, struct reply *);
+
+/* sock.c: the listening socket */
+
+/* How many sockets a service manager passed as in sd_listen_fds(3): 0 or 1. */
+int sock_activated(void);
+/* Check the socket at SOCK_ACTIVATED_FD. Dies if it is no use to us. */
+enum { SOCK_ACTIVATED_FD = 3 };
+void sock_adopt(int fd);
+/*
+ * Listen on a path, which may be free or hold a stale socket; the new one
+ * accepts before it can be seen. Returns its descriptor. Dies if the path
+ * cannot be had, or if a living helper has it.
+ */
+int sock_listen(const char *path);
+
+/* util.c: helpers without state but argv0, verbosity and the trace sink */
+
+enum { LOG_ERRORS = -1, LOG_NORMAL, LOG_VERBOSE };
+extern int verbosity;
+
+/* Print a line, with the errno text if it ends in a colon; then exit(1). */
+_Noreturn void die(const char *, ...) __attribute__((format(printf, 1, 2)));
+/* The same without the end: an error. errno is left as it was. */
+void warn(const char *, ...) __attribute__((format(printf, 1, 2)));
+/* A line for those who asked for this verbosity. */
+void say(int level, const char *, ...) __attribute__((format(printf, 2, 3)));
+/* From now on messages go to syslog(3). */
+void log_to_syslog(void);
+
+/* Milliseconds of CLOCK_MONOTONIC. */
+int64_t now(void);
+/* Big-endian numbers in bytes. */
+uint32_t get32(const uint8_t *);
+uint64_t get64(const uint8_t *);
+void put32(uint8_t *, uint32_t);
+/* A whole number in decimal, 0 to INT_MAX; -1 if it is anything else. */
+int number(const char *);
+
+/*
+ * Write our pid into a file, unless it names another process that lives: one
+ * in state Z or X is dead, even while a thread of it hangs. Dies on failure.
+ */
+void pidfile_write(const char *path);
+/* Does the process live? By /proc/PID/stat; without /proc by kill(pid, 0). */
+int pid_alive(pid_t);
+/* Tell a service manager, if there is one: sd_notify(3). */
+void notify(const char *state);
+
+/* The trace points; names in util.c, in this order. */
+enum trace {
+	TRACE_ACCEPT,
+	TRACE_HANDOFF,
+	TRACE_REQUEST,
+	TRACE_REFUSED,
+	TRACE_SG_IO,
+	TRACE_SG_DONE,
+	TRACE_REPLY,
+	TRACE_QUIET,
+	TRACE_CLOSE,
+	TRACE_MAX
+};
+extern uint8_t tracing[TRACE_MAX];
+
+/* Parse one -T argument as QEMU does. Dies if it is wrong; "help" exits. */
+void trace_option(const char *);
+void trace_print(enum trace, const char *, ...)
+    __attribute__((format(printf, 2, 3)));
+#define trace(tp, ...) \
+	do { \
+		if (tracing[tp]) \
+			trace_print(tp, __VA_ARGS__); \
+	} while (0)

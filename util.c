@@ -1,0 +1,218 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * Helpers without state but the verbosity and where messages go: log lines,
+ * the clock, big-endian numbers, pid files, READY=1. Nothing about SCSI.
+ */
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "prhelper.h"
+
+#define PREFIX "prhelper: "
+
+enum { LINE_MAX_LEN = 512 };
+
+int verbosity;
+static int to_syslog;
+
+/*
+ * One write per line, so that lines of threads do not mix. Nobody may be
+ * reading stderr any more (libvirt closes its end): that is no error.
+ */
+static void
+print(int priority, const char *fmt, va_list ap)
+{
+	char line[LINE_MAX_LEN] = PREFIX;
+	size_t size = sizeof(line) - 1, len = strlen(PREFIX);
+	int saved = errno;
+
+	vsnprintf(line + len, size - len, fmt, ap);
+	len = strlen(line);
+	if (line[len - 1] == ':') {
+		snprintf(line + len, size - len, " %s", strerror(saved));
+		len = strlen(line);
+	}
+	if (to_syslog) {
+		syslog(priority, "%s", line + strlen(PREFIX));
+	} else {
+		line[len++] = '\n';
+		if (write(2, line, len) < 0)
+			errno = saved;
+	}
+	errno = saved;
+}
+
+void
+die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	print(LOG_ERR, fmt, ap);
+	va_end(ap);
+	exit(1);
+}
+
+void
+warn(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	print(LOG_ERR, fmt, ap);
+	va_end(ap);
+}
+
+void
+say(int level, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (level > verbosity)
+		return;
+	va_start(ap, fmt);
+	print(LOG_INFO, fmt, ap);
+	va_end(ap);
+}
+
+void
+log_to_syslog(void)
+{
+	openlog("prhelper", LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	to_syslog = 1;
+}
+
+int64_t
+now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+uint32_t
+get32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 |
+	    (uint32_t)p[2] << 8 | p[3];
+}
+
+uint64_t
+get64(const uint8_t *p)
+{
+	return (uint64_t)get32(p) << 32 | get32(p + 4);
+}
+
+void
+put32(uint8_t *p, uint32_t v)
+{
+	p[0] = (uint8_t)(v >> 24);
+	p[1] = (uint8_t)(v >> 16);
+	p[2] = (uint8_t)(v >> 8);
+	p[3] = (uint8_t)v;
+}
+
+int
+number(const char *s)
+{
+	long n;
+	char *end;
+
+	/* strtol alone would take a sign or a leading space. */
+	if (*s < '0' || *s > '9')
+		return -1;
+	errno = 0;
+	n = strtol(s, &end, 10);
+	return *end || errno || n > INT_MAX ? -1 : (int)n;
+}
+
+int
+pid_alive(pid_t pid)
+{
+	char path[32], stat[128], *p;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
+		if (access("/proc/self/stat", F_OK) == 0)
+			return 0;
+		return kill(pid, 0) == 0 || errno == EPERM;
+	}
+	n = read(fd, stat, sizeof(stat) - 1);
+	close(fd);
+	if (n <= 0)
+		return 0;
+	stat[n] = '\0';
+	/* pid (comm) state ...: the name may hold anything but is short */
+	p = strrchr(stat, ')');
+	return p && p[1] == ' ' && p[2] != 'Z' && p[2] != 'X';
+}
+
+void
+pidfile_write(const char *path)
+{
+	char buf[32];
+	ssize_t n;
+	int fd, pid;
+
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+	if (fd < 0)
+		die("pid file %s:", path);
+	if ((n = read(fd, buf, sizeof(buf) - 1)) < 0)
+		die("pid file %s:", path);
+	buf[n] = '\0';
+	buf[strcspn(buf, "\n")] = '\0';
+	pid = number(buf);
+	if (pid > 0 && pid != getpid() && pid_alive(pid))
+		die("pid file %s: process %d is alive", path, pid);
+	n = snprintf(buf, sizeof(buf), "%ld\n", (long)getpid());
+	if (ftruncate(fd, 0) < 0 || pwrite(fd, buf, (size_t)n, 0) != n)
+		die("pid file %s:", path);
+	close(fd);
+}
+
+void
+notify(const char *state)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	socklen_t len;
+	int s;
+
+	if (!path)
+		return;
+	if (strlen(path) >= sizeof(sun.sun_path) ||
+	    (path[0] != '/' && path[0] != '@')) {
+		warn("NOTIFY_SOCKET %s: no address of a socket", path);
+		return;
+	}
+	memcpy(sun.sun_path, path, strlen(path));
+	len =
+	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+	if (path[0] == '@')
+		sun.sun_path[0] = '\0';
+	s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (s < 0 ||
+	    sendto(s, state, strlen(state), MSG_NOSIGNAL,
+		(struct sockaddr *)&sun, len) < 0)
+		warn("NOTIFY_SOCKET %s:", path);
+	if (s >= 0)
+		close(s);
+}
