@@ -1,0 +1,104 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# What a packager or somebody with a fresh clone relies on: the static
+# binary, the dynamic build, install and uninstall, the archive. Works on a
+# copy of the tree.
+set -eu
+cd "$(dirname "$0")/../.."
+# shellcheck source=test/tap.sh
+. test/tap.sh
+top=$(pwd)
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+max=$((160 * 1024))	# bytes that the stripped binary may have
+
+quietly() {
+	"$@" >"$tmp/out" 2>&1 || {
+		sed 's/^/# /' "$tmp/out"
+		return 1
+	}
+}
+
+copy() {
+	git ls-files -co --exclude-standard | tar -cf - -T - |
+		(mkdir -p "$1" && cd "$1" && tar -xf -)
+}
+
+### the static binary
+
+dynamic=$(readelf -ld prhelper)
+like "$(readelf -h prhelper)" '*Type:*DYN*' \
+	'the binary is relocatable'
+ok 'no interpreter' test "${dynamic#*INTERP}" = "$dynamic"
+ok 'no shared object' test "${dynamic#*NEEDED}" = "$dynamic"
+like "$dynamic" '*GNU_RELRO*' 'relocations are read-only'
+strip -o "$tmp/stripped" prhelper
+size=$(wc -c <"$tmp/stripped")
+ok "stripped $size bytes, at most $max" test "$size" -le "$max"
+
+### building
+
+copy "$tmp/tree"
+cd "$tmp/tree"
+out=$(make 2>&1) && status=0 || status=$?
+ok 'without libdevmapper make fails' test "$status" -ne 0
+like "$out" '*libdm/libdevmapper.a is missing: run*make libdm*' \
+	'and says what to do'
+is "$(find . -name '*.o')" '' 'before it has compiled anything'
+
+out=$(make CC=gcc LDFLAGS= LIBS=-ldevmapper 2>&1) || :
+ok 'the dynamic build works' test -x prhelper
+is "$(echo "$out" | grep -i warning)" '' 'without a warning'
+like "$(readelf -d prhelper)" '*NEEDED*libdevmapper*' \
+	'against the libdevmapper of the system'
+ok 'and runs' quietly ./prhelper -V
+quietly make clean
+is "$(git -C "$top" ls-files -co --exclude-standard | sort)" \
+	"$(find . -type f | sed 's,^\./,,' | sort)" \
+	'make clean leaves what the source is'
+
+# A second `make libdm` asks nobody: here apt-get would be seen.
+mkdir "$tmp/bin"
+cat >"$tmp/bin/apt-get" <<END
+#!/bin/sh
+: >$tmp/fetched
+exit 1
+END
+chmod 755 "$tmp/bin/apt-get"
+ok 'a second make libdm succeeds' \
+	quietly env PATH="$tmp/bin:$PATH" make libdm LIBDM="$top/libdm"
+ok 'and fetches nothing' test ! -e "$tmp/fetched"
+
+mkdir "$tmp/bad"
+echo 'no archive' >"$tmp/bad/lvm2_9.9.orig.tar.xz"
+out=$(sh libdm.sh "$tmp/bad" 9.9-1 0000 2>&1) && status=0 || status=$?
+ok 'an archive with another checksum is not used' test "$status" -ne 0
+like "$out" '*wrong checksum*' 'and the message says so'
+
+ok 'the static build works' quietly make LIBDM="$top/libdm"
+is "$(grep -i warning "$tmp/out")" '' 'without a warning'
+
+### install, uninstall, archive
+
+dest=$tmp/dest
+ok 'make install' quietly make install LIBDM="$top/libdm" DESTDIR="$dest" \
+	PREFIX=/usr MANPREFIX=/usr/share/man
+is "$(cd "$dest" && find . ! -type d | sort | tr '\n' ' ')" \
+	'./usr/bin/prhelper ./usr/bin/qemu-pr-helper '\
+'./usr/share/man/man8/prhelper.8 ./usr/share/man/man8/qemu-pr-helper.8 ' \
+	'installs binary and manual under both names'
+ok 'the other name runs' quietly "$dest/usr/bin/qemu-pr-helper" -V
+ok 'the other manual is there' test -s \
+	"$dest/usr/share/man/man8/qemu-pr-helper.8"
+quietly make uninstall DESTDIR="$dest" PREFIX=/usr MANPREFIX=/usr/share/man
+is "$(find "$dest" ! -type d)" '' 'make uninstall removes all of it'
+
+ok 'make dist' quietly make dist
+mkdir "$tmp/dist"
+tar -xzf prhelper-*.tar.gz -C "$tmp/dist"
+cd "$tmp"/dist/prhelper-*
+ok 'the archive builds' quietly make LIBDM="$top/libdm"
+
+done_testing
