@@ -4,9 +4,14 @@
  *
  * A connection belongs either to the loop, which waits until it is readable,
  * or to one worker thread, which serves it with plain blocking calls and
- * gives it back after a second of quiet. Its place in pfd tells whose it is:
- * the loop polls only its own. So the loop never waits for a client or a
- * disk, and the requests of a burst meet no hand-off between them.
+ * gives it back after a second of quiet. So the loop never waits for a client
+ * or a disk, and the requests of a burst meet no hand-off between them.
+ *
+ * The states of slot i:
+ *	free		clients[i].sock < 0, or i >= top
+ *	quiet		quiet[i].fd is the socket: the loop's
+ *	handed off	in the queue work or refuse, or with its worker
+ *	given back	in the queue returned; closed if gone is set
  */
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -58,6 +63,7 @@ enum { PFD_SIGNAL, PFD_RETURNED, PFD_LISTEN, PFD_CLIENT };
 
 static struct client clients[CLIENTS_MAX];
 static struct pollfd pfd[PFD_CLIENT + CLIENTS_MAX];
+static struct pollfd *const quiet = &pfd[PFD_CLIENT]; /* fd -1: not quiet */
 static int slots; /* how many clients there may be */
 static int top;   /* slots from here on are free */
 static int listener;
@@ -272,7 +278,7 @@ hand_off(int i)
 	struct client *c = &clients[i];
 
 	trace(TRACE_HANDOFF, "pid=%ld", (long)c->pid);
-	pfd[PFD_CLIENT + i].fd = -1;
+	quiet[i].fd = -1;
 	pthread_mutex_lock(&lock);
 	if (work.parked > work.length || thread(worker) == 0) {
 		push(&work, c);
@@ -288,7 +294,7 @@ static void
 free_client(int i)
 {
 	clients[i].sock = -1;
-	pfd[PFD_CLIENT + i].fd = -1;
+	quiet[i].fd = -1;
 	while (top > 0 && clients[top - 1].sock < 0)
 		top--;
 	accept_after = 0;
@@ -337,8 +343,8 @@ reclaim(void)
 			free_client(i);
 			continue;
 		}
-		pfd[PFD_CLIENT + i].fd = c->sock;
-		pfd[PFD_CLIENT + i].revents = 0;
+		quiet[i].fd = c->sock;
+		quiet[i].revents = 0;
 		if (atomic_load(&stopping))
 			retire(i);
 	}
@@ -365,9 +371,9 @@ add_client(int i, int sock)
 	c->pid = cred.pid;
 	c->uid = cred.uid;
 	c->deadline = now() + IO_TIME;
-	pfd[PFD_CLIENT + i].fd = sock;
-	pfd[PFD_CLIENT + i].events = POLLIN;
-	pfd[PFD_CLIENT + i].revents = 0;
+	quiet[i].fd = sock;
+	quiet[i].events = POLLIN;
+	quiet[i].revents = 0;
 	if (i >= top)
 		top = i + 1;
 	trace(TRACE_ACCEPT, "pid=%ld uid=%lu", (long)cred.pid,
@@ -413,10 +419,12 @@ expire(int64_t end)
 	int64_t t = now(), next = end;
 	int i;
 
-	if (accept_after && (!next || accept_after < next))
+	if (accept_after <= t)
+		accept_after = 0;
+	else if (!next || accept_after < next)
 		next = accept_after;
 	for (i = 0; i < top; i++) {
-		if (pfd[PFD_CLIENT + i].fd < 0 || clients[i].greeted)
+		if (quiet[i].fd < 0 || clients[i].greeted)
 			continue;
 		if (clients[i].deadline <= t)
 			close_client(i);
@@ -435,14 +443,14 @@ poll_once(int64_t end)
 
 	/* A full table, or a lack of descriptors: they wait in the backlog. */
 	pfd[PFD_LISTEN].fd =
-	    free_slot() < slots && now() >= accept_after ? listener : -1;
+	    free_slot() < slots && !accept_after ? listener : -1;
 	n = poll(pfd, (nfds_t)PFD_CLIENT + (nfds_t)top, timeout);
 	if (n < 0)
 		return;
 	for (i = 0; i < top; i++) {
-		if (pfd[PFD_CLIENT + i].fd < 0 || !pfd[PFD_CLIENT + i].revents)
+		if (quiet[i].fd < 0 || !quiet[i].revents)
 			continue;
-		if (pfd[PFD_CLIENT + i].revents & (POLLHUP | POLLERR) &&
+		if (quiet[i].revents & (POLLHUP | POLLERR) &&
 		    !pending(clients[i].sock))
 			close_client(i);
 		else
@@ -500,7 +508,7 @@ stop(void)
 	close(listener);
 	slots = 0;
 	for (i = top - 1; i >= 0; i--)
-		if (pfd[PFD_CLIENT + i].fd >= 0)
+		if (quiet[i].fd >= 0)
 			retire(i);
 	while (top > 0 && now() < end)
 		poll_once(end);

@@ -1,0 +1,584 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# The command line, as a person, libvirt or a service manager uses it: each
+# option, each wrong use, the socket, the pid file, signals, privileges.
+# Wants root. PRHELPER names the program if it is not the one of this tree.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=test/tap.sh
+. test/tap.sh
+top=$(pwd)
+prhelper=${PRHELPER:-$top/prhelper}
+prc=$top/test/prc
+aid=$top/test/aid
+make -s -C test prc aid >&2 || exit 1
+
+tmp=$(mktemp -d)
+chmod 755 "$tmp"
+cd "$tmp" || exit 1
+sock=$tmp/sock
+pidfile=$tmp/pid
+pid=
+others=		# what else was started, to be killed at the end
+
+cleanup() {
+	# shellcheck disable=SC2086 # several words
+	kill -9 $pid $others 2>/dev/null
+	rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'exit 1' HUP INT TERM
+
+### helpers
+
+skip() {
+	tests=$((tests + 1))
+	echo "ok $tests - $1 # SKIP $2"
+}
+
+# answers SOCKET: who serves it answers as for a descriptor that is no disk
+answers() {
+	[ "$(timeout 20 "$prc" "$1" /dev/null 5e 2>/dev/null)" = \
+		'02 5/20/00 -' ]
+}
+
+# up SOCKET [ARGUMENT...]: start a helper on the socket; served or failed
+up() {
+	where=$1
+	shift
+	"$prhelper" -k "$where" "$@" >out 2>err &
+	pid=$!
+	within 10 answers "$where"
+}
+
+# ends [SIGNAL]: the helper ends with status 0 and has said nothing
+ends() {
+	kill -s "${1:-TERM}" "$pid"
+	wait "$pid"
+	status=$?
+	pid=
+	[ $status -eq 0 ] && [ ! -s err ] && return
+	diag "status $status" "$(cat err)"
+	return 1
+}
+
+# down: end the helper, whatever it has said
+down() {
+	kill "$pid"
+	wait "$pid"
+	pid=
+}
+
+# serves DESCRIPTION [ARGUMENT...]: a helper with these serves, and ends well
+serves() {
+	what=$1
+	shift
+	ok "$what" up "$sock" "$@"
+	ok "$what: clean end" ends
+}
+
+# refuses DESCRIPTION PATTERN COMMAND...: status 1, and one line of error that
+# begins with our name and has the pattern in it; nothing on stdout
+refuses() {
+	what=$1
+	pattern=$2
+	shift 2
+	timeout 20 "$@" >out 2>err
+	got="$? $(wc -l <err) $(wc -c <out) $(cat err)"
+	like "$got" "1 1 0 prhelper: $pattern" "$what"
+}
+
+# prints DESCRIPTION PATTERN COMMAND...: status 0, text on stdout only
+prints() {
+	what=$1
+	pattern=$2
+	shift 2
+	timeout 20 "$@" >out 2>err
+	like "$? $(wc -c <err) $(cat out)" "0 0 $pattern" "$what"
+}
+
+# gone PATH...: none of them is there
+gone() {
+	for f in "$@"; do
+		[ ! -e "$f" ] && [ ! -L "$f" ] || return 1
+	done
+}
+
+# field NAME: a line of the helper's /proc/PID/status, single spaces
+field() {
+	sed -n "s/^$1:[[:space:]]*//p" "/proc/$pid/status" | tr -s '\t ' ' '
+}
+
+dead() {
+	! kill -0 "$1" 2>/dev/null
+}
+
+# zombie PID
+zombie() {
+	grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
+}
+
+# a name of N bytes
+name() {
+	printf "%0$1d" 0
+}
+
+### text
+
+prints '-h' '*-k*' "$prhelper" -h
+for o in daemon quiet verbose pidfile socket trace user group help version; do
+	grep -q -e "--$o" out || diag "--$o is not explained"
+done >missing
+is "$(cat missing)" '' '-h names every long option'
+prints '--help' '*-k*' "$prhelper" --help
+prints '-V' '*prhelper*[0-9].[0-9]*' "$prhelper" -V
+prints '--version' '*prhelper*[0-9].[0-9]*' "$prhelper" --version
+
+### options
+
+serves 'long options with =' --pidfile="$pidfile" --verbose --quiet
+ok 'long options with a space' up "$sock" --pidfile "$pidfile"
+is "$(cat "$pidfile")" "$pid" '-f: the pid file has our pid'
+ok 'no complaint at the end' ends
+ok 'socket and pid file are gone' gone "$sock" "$pidfile"
+serves 'abbreviated options' --pid="$pidfile" --qui --verb
+serves 'options in one word' -qvvvf"$pidfile"
+serves 'the last one counts' -f /nonexistent/pid -f "$pidfile"
+
+refuses 'an operand' '*surplus*' "$prhelper" -k "$sock" surplus
+refuses 'an operand after --' '*surplus*' "$prhelper" -k "$sock" -- surplus
+refuses 'an unknown option' '*-x*unknown*' "$prhelper" -x
+refuses 'an unknown option among others' '*-x*unknown*' \
+	"$prhelper" -qxv -k "$sock"
+refuses 'an unknown long option' '*--bogus*unknown*' "$prhelper" --bogus
+refuses 'an ambiguous long option' '*--ver:*' "$prhelper" --ver
+refuses 'an option without its argument' '*-k*argument*' "$prhelper" -k
+refuses 'a long option without its argument' '*argument*' \
+	"$prhelper" --socket
+refuses 'an argument where none is taken' '*--daemon=yes*argument*' \
+	"$prhelper" --daemon=yes
+
+### the socket's path
+
+refuses 'a relative path' '*sock*absolute*' "$prhelper" -k sock
+refuses 'no path' '*absolute*' "$prhelper" -k ''
+refuses 'a path that is a directory' "*$tmp*" "$prhelper" -k "$tmp"
+refuses 'a path that ends in a slash' "*$sock/*" "$prhelper" -k "$sock/"
+refuses 'a directory that is missing' '*/nonexistent*No such file*' \
+	"$prhelper" -k /nonexistent/sock
+refuses 'a directory that is a file' '*/dev/null*Not a directory*' \
+	"$prhelper" -k /dev/null/sock
+long=$tmp/$(name $((106 - ${#tmp})))
+ok "a path of ${#long} bytes" up "$long"
+ok 'a long path: clean end' ends
+refuses 'a path of 108 bytes' "*${long}1*107*" "$prhelper" -k "${long}1"
+refuses 'a path of 1000 bytes' '*107*' "$prhelper" -k "/$(name 999)"
+
+echo precious >file
+ln -s file link
+for f in file link; do
+	refuses "a path that is a $f" "*$tmp/$f*" "$prhelper" -k "$tmp/$f"
+	is "$(cat $f)" precious "the $f is untouched"
+done
+
+ok 'a helper serves' up "$sock"
+first=$pid
+is "$(ls -A "$tmp" | grep -c sock)" 1 'one name in its directory'
+refuses 'a socket in use' "*$sock*in use*" "$prhelper" -k "$sock"
+ok 'the first helper still serves' answers "$sock"
+kill -9 "$first"
+wait "$first" 2>/dev/null
+ok 'a killed helper leaves its socket' test -S "$sock"
+ok 'which the next one replaces' up "$sock"
+ok 'clean end' ends
+
+(ulimit -n 64 && exec "$prhelper" -k "$sock") 2>err &
+pid=$!
+within 10 answers "$sock"
+"$aid" hold "$sock" 24 >ready &
+others="$others $!"
+ok 'its table is full' within 20 grep -q ready ready
+refuses 'in use with a full table' "*$sock*in use*" "$prhelper" -k "$sock"
+kill $!
+ok 'served when the table has room again' within 20 answers "$sock"
+ok 'clean end' ends
+
+# As many as can be had want the place of a dead one at the same moment.
+for round in 1 2 3 4 5; do
+	up "$sock"
+	kill -9 "$pid"
+	wait "$pid" 2>/dev/null
+	crowd=
+	for i in 1 2 3 4 5 6 7 8; do
+		"$prhelper" -k "$sock" 2>/dev/null &
+		crowd="$crowd $!"
+	done
+	others="$others $crowd"
+	within 10 answers "$sock"
+	for i in 1 2 3 4 5 6 7; do
+		sleep 0.1
+		left=0
+		for p in $crowd; do
+			dead "$p" || left=$((left + 1))
+		done
+		[ $left -gt 1 ] || break
+	done
+	# shellcheck disable=SC2086 # several words
+	kill $crowd 2>/dev/null
+	# shellcheck disable=SC2086
+	wait $crowd
+	echo "$left"
+done >lefts
+pid=
+is "$(sort -u lefts)" 1 'several at once on a stale socket: one remains'
+rm -f "$sock"
+
+"$aid" undead "$sock" >undead &
+undead=$!
+others="$others $undead"
+within 10 zombie "$undead"
+ok 'a socket of a process that cannot die is replaced' up "$sock"
+ok 'clean end' ends
+echo "$undead" >"$pidfile"
+ok 'and so is its pid file' up "$sock" -f "$pidfile"
+is "$(cat "$pidfile")" "$pid" 'with the new pid'
+ok 'clean end' ends
+
+for mask in 077 022 007; do
+	umask $mask
+	up "$sock"
+	is "$(stat -c %a "$sock")" "$(printf %o $((0777 & ~$mask)))" \
+		"umask $mask decides the mode of the socket"
+	umask 022
+	[ $mask = 077 ] || down
+	[ $mask != 077 ] || {
+		chown 1:1 "$sock"
+		chmod 640 "$sock"
+		answers "$sock"
+		is "$(stat -c '%u %g %a' "$sock")" '1 1 640' \
+			'owner and mode are left alone afterwards'
+		down
+	}
+done
+
+### the pid file
+
+serves 'no pid file unless asked for'
+is "$(ls "$tmp" | grep -c pid)" 0 'none was made'
+for was in '' garbage 0 -1 99999999999999999999; do
+	printf '%s' "$was" >"$pidfile"
+	up "$sock" -f "$pidfile"
+	is "$(cat "$pidfile")" "$pid" "a pid file with '$was' is replaced"
+	down
+done
+up "$sock" -f "$pidfile"
+was=$pid
+kill -9 "$pid"
+wait "$pid" 2>/dev/null
+ok 'the pid file of a dead process' up "$sock" -f "$pidfile"
+is "$(cat "$pidfile")" "$pid" "$was is replaced"
+down
+sh -c 'true & echo $! >child; exec sleep 1000' &
+others="$others $!"
+ok 'a zombie' within 10 eval '[ -s child ] && zombie "$(cat child)"'
+cp child "$pidfile"
+ok 'the pid file of a zombie' up "$sock" -f "$pidfile"
+is "$(cat "$pidfile")" "$pid" 'is replaced'
+down
+echo $$ >"$pidfile"
+refuses 'the pid file of a live process' "*$pidfile*$$*" \
+	"$prhelper" -k "$sock" -f "$pidfile"
+is "$(cat "$pidfile")" $$ 'is untouched'
+ok 'no socket is left' gone "$sock"
+rm "$pidfile"
+refuses 'a pid file that cannot be written' '*/nonexistent/pid*No such*' \
+	"$prhelper" -k "$sock" -f /nonexistent/pid
+refuses 'a pid file that is a directory' "*$tmp*directory*" \
+	"$prhelper" -k "$sock" -f "$tmp"
+refuses 'a wrong socket with a pid file' '*/nonexistent/sock*' \
+	"$prhelper" -k /nonexistent/sock -f "$pidfile"
+ok 'leaves no pid file' gone "$pidfile"
+
+### trace
+
+prints '-T help' '*reply*' "$prhelper" -T help
+cp out points
+is "$(grep -vxc '[a-z_]*' points)" 0 'prints one name in a line'
+prints '--trace=help' '*reply*' "$prhelper" --trace=help
+refuses 'an unknown trace point' '*bogus*' "$prhelper" -k "$sock" -T bogus
+refuses 'a glob that fits nothing' '*bog\**' "$prhelper" -k "$sock" -T 'bog*'
+refuses 'an unknown trace option' '*bogus=1*' \
+	"$prhelper" -k "$sock" -T bogus=1
+refuses 'a missing events file' '*/nonexistent*No such file*' \
+	"$prhelper" -k "$sock" -T events=/nonexistent
+refuses 'an events file that is a directory' "*$tmp*" \
+	"$prhelper" -k "$sock" -T events="$tmp"
+printf 'reply\nbogus\n' >events
+refuses 'an unknown name in an events file' '*bogus*' \
+	"$prhelper" -k "$sock" -T events=events
+refuses 'a trace file that cannot be written' '*/nonexistent/t*No such*' \
+	"$prhelper" -k "$sock" -T 'reply,file=/nonexistent/t'
+
+# traced: the names of the trace points in the file trace
+traced() {
+	for p in $(cat points); do
+		grep -qw "$p" trace && printf '%s ' "$p"
+	done
+}
+
+printf '# client_close\n\nclient_acc*\n  # reply\nreque?t\n' >events
+up "$sock" -T events=events,file=trace
+down
+is "$(traced)" 'client_accept request ' 'events= takes names, globs, comments'
+rm trace
+up "$sock" -T reply -T enable=client_accept --trace=file=trace
+down
+is "$(traced)" 'client_accept reply ' '-T more than once'
+ok '-T without a file' up "$sock" -T reply
+is "$(grep -c '^prhelper: .*reply' err)" "$(wc -l <err)" \
+	'prints to stderr, nothing else'
+ok 'something was printed' test -s err
+down
+
+### socket activation
+
+# activated FDS [ARGUMENT...]: as started by a service manager
+activated() {
+	LISTEN_FDS=$1
+	export LISTEN_FDS
+	shift
+	# shellcheck disable=SC2016 # for the inner shell
+	exec sh -c 'LISTEN_PID=$$; export LISTEN_PID; exec "$@"' sh \
+		"$prhelper" "$@"
+}
+
+# refuses_activated DESCRIPTION PATTERN FDS [ARGUMENT...]
+refuses_activated() {
+	what=$1
+	pattern=$2
+	shift 2
+	(activated "$@" >out 2>err) &
+	pid=$!
+	within 10 dead $pid || kill -9 $pid
+	wait $pid
+	got="$? $(wc -l <err) $(wc -c <out) $(cat err)"
+	like "$got" "1 1 0 prhelper: $pattern" "$what"
+	pid=
+}
+
+refuses_activated 'LISTEN_FDS=2' '*LISTEN_FDS*2*' 2 3</dev/null
+refuses_activated 'LISTEN_FDS=x' '*LISTEN_FDS*x*' x 3</dev/null
+refuses_activated 'descriptor 3 is a file' '*3*' 1 3</dev/null
+refuses_activated 'descriptor 3 is closed' '*3*' 1 3<&-
+for kind in stream dgram seqpacket inet; do
+	refuses "descriptor 3 is a socket: $kind" '*3*' \
+		"$aid" fd3 $kind "$prhelper"
+done
+refuses '-k with activation' "*$sock*activation*" \
+	"$aid" fd3 listen "$prhelper" -k "$sock"
+export LISTEN_FDS=2 LISTEN_PID=1
+serves 'LISTEN_PID of another process'
+LISTEN_PID=
+serves 'LISTEN_PID without a number'
+unset LISTEN_FDS LISTEN_PID
+
+systemd-socket-activate -l "$sock" "$prhelper" >out 2>log &
+pid=$!
+ok 'systemd-socket-activate: served' within 10 answers "$sock"
+ok 'it is the helper' test "$(cat /proc/$pid/comm)" = "${prhelper##*/}"
+ok 'served again' answers "$sock"
+: >err
+ok 'clean end' ends
+ok 'the socket file is not removed' test -S "$sock"
+rm -f "$sock"
+
+### READY=1
+
+for address in "$tmp/notify" "@$tmp/notify"; do
+	"$aid" notify "$address" >msg &
+	waiter=$!
+	within 10 grep -q bound msg
+	NOTIFY_SOCKET=$address "$prhelper" -k "$sock" 2>err &
+	pid=$!
+	ok "NOTIFY_SOCKET=$address" wait $waiter
+	is "$(tail -n 1 msg)" 'READY=1' 'gets READY=1'
+	ok 'served at once then' answers "$sock"
+	ok 'clean end' ends
+done
+NOTIFY_SOCKET=/nonexistent/notify
+export NOTIFY_SOCKET
+ok 'nobody at NOTIFY_SOCKET: served all the same' up "$sock"
+unset NOTIFY_SOCKET
+down
+
+### -d
+
+# daemon [ARGUMENT...]: its pid; what it prints would be in it, too
+daemon() {
+	timeout 20 "$prhelper" -d -k "$sock" "$@" 2>&1 9>>file
+}
+
+out=$(daemon -f pid)
+status=$?
+ok '-d: served as soon as it returns' answers "$sock"
+is "$status $out" '0 ' '-d: status 0, nothing printed'
+pid=$(cat "$pidfile")
+is "$(sed 's/.*) //' "/proc/$pid/stat" | cut -d ' ' -f 4-5)" "$pid 0" \
+	'a session of its own, no terminal'
+is "$(readlink "/proc/$pid/cwd")" / 'its directory is /'
+is "$(cd "/proc/$pid/fd" && readlink 0 1 2 | sort -u)" /dev/null \
+	'0 to 2 are /dev/null'
+is "$(readlink "/proc/$pid/fd/9")" "$tmp/file" \
+	'another descriptor is still open'
+refuses '-d on a socket in use' "*$sock*in use*" \
+	"$prhelper" -d -k "$sock" -f "$tmp/pid2"
+ok 'no pid file is left' gone "$tmp/pid2"
+refuses '-d with the pid file of a live process' "*$pidfile*$pid*" \
+	"$prhelper" -d -k "$tmp/sock2" -f "$pidfile"
+ok 'the first one still serves' answers "$sock"
+kill "$pid"
+ok 'it ends' within 10 dead "$pid"
+ok 'socket and pid file (named by a relative path) are gone' \
+	gone "$sock" "$pidfile"
+pid=
+refuses '-d, directory missing' '*/nonexistent*' \
+	"$prhelper" -d -k /nonexistent/sock -f "$pidfile"
+refuses '-d, unknown user' '*bogus*' \
+	"$prhelper" -d -k "$sock" -f "$pidfile" -u bogus
+ok 'no pid file is left' gone "$pidfile"
+
+defaults=/var/run/qemu-pr-helper
+if [ -e $defaults.sock ] || [ -e $defaults.pid ]; then
+	skip 'default paths' 'in use on this machine'
+else
+	timeout 20 "$prhelper" -d 2>err
+	ok 'default socket' answers $defaults.sock
+	pid=$(cat $defaults.pid)
+	ok 'default pid file' kill -0 "$pid"
+	kill "$pid"
+	ok 'it ends' within 10 dead "$pid"
+	ok 'both are gone' gone $defaults.sock $defaults.pid
+	pid=
+fi
+
+### the end
+
+for sig in TERM INT HUP; do
+	up "$sock" -f "$pidfile"
+	"$aid" hold "$sock" 1 >ready &
+	others="$others $!"
+	within 10 grep -q ready ready
+	ok "SIG$sig: status 0, also with a client" ends $sig
+	ok 'socket and pid file are gone' gone "$sock" "$pidfile"
+done
+
+### descriptors
+
+"$prhelper" -v -k "$sock" <&- >&- 2>&- &
+pid=$!
+ok '0 to 2 closed: served' within 10 answers "$sock"
+is "$(cd /proc/$pid/fd && readlink 0 1 2 | sort -u)" /dev/null \
+	'0 to 2 are /dev/null'
+: >err
+ok 'clean end' ends
+
+mkfifo fifo
+"$prhelper" -v -T '*' -k "$sock" 2>fifo &
+pid=$!
+exec 8<fifo
+exec 8<&-
+within 10 answers "$sock"
+is "$(timeout 20 "$prc" -qn 100 "$sock" /dev/null 5f)" '02 5/20/00 -' \
+	'nobody reads stderr any more: served'
+ok 'clean end' ends
+
+"$prhelper" -k "$sock" 2>err 9>>file &
+pid=$!
+within 10 answers "$sock"
+is "$(readlink "/proc/$pid/fd/9")" "$tmp/file" \
+	'an inherited descriptor stays open'
+ok 'clean end' ends
+
+(ulimit -S -n 32 && exec "$prhelper" -k "$sock") 2>err &
+pid=$!
+within 10 answers "$sock"
+is "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")" \
+	"$(ulimit -H -n)" 'the limit of descriptors is raised'
+ok 'clean end' ends
+
+ok '-v' up "$sock" -v
+: >err
+"$prc" "$sock" /dev/null 5e 5f0100000000000018:"$(name 48)" >/dev/null
+like "$(wc -l <err) $(cat err)" '1 prhelper: *uid 0*02*' \
+	'-v: one line for an OUT, none for an IN'
+down
+ok '-q' up "$sock" -q
+"$prc" "$sock" /dev/null 5f0100000000000018:"$(name 48)" >/dev/null
+ok '-q: nothing is printed' ends
+
+### privileges
+
+rawio=131072
+admin=2097152
+dac_read_search=4
+[ -c /dev/mapper/control ] || admin=0 dac_read_search=0
+
+# privileges: of all threads, each different set once
+privileges() {
+	for t in "/proc/$pid/task"/*/status; do
+		awk '/^(Uid|Gid|Groups|Cap...|NoNewPrivs):/ { $1 = $1; print }' \
+			"$t" | tr '\n' ' '
+		echo
+	done | sort -u
+}
+
+# want UID GID GROUPS CAPABILITIES
+want() {
+	caps=$(printf %016x "$4")
+	none=$(printf %016x 0)
+	echo "Uid: $1 $1 $1 $1 Gid: $2 $2 $2 $2 Groups:${3:+ $3}" \
+		"CapInh: $none CapPrm: $caps CapEff: $caps CapBnd: $none" \
+		"CapAmb: $none NoNewPrivs: 1 "
+}
+
+# drops DESCRIPTION UID GID [ARGUMENT...]: for a start with other groups
+drops() {
+	what=$1
+	ids="$2 $3"
+	shift 3
+	setpriv --groups 4,24 "$prhelper" -k "$sock" "$@" 2>err &
+	pid=$!
+	ok "$what: served" within 10 answers "$sock"
+	groups=
+	caps=$((rawio | admin | dac_read_search))
+	case $* in
+	'')
+		groups='4 24' caps=$((rawio | admin)) ;;
+	-g*)
+		caps=$((rawio | admin)) ;;
+	esac
+	# shellcheck disable=SC2086 # two words
+	is "$(privileges)" "$(want $ids "$groups" $caps)" "$what: privileges"
+	ok "$what: clean end, no complaint" ends
+	rm -f "$sock"
+}
+
+nogroup=$(id -g nobody)
+daemon=$(awk -F : '$1 == "daemon" { print $3 }' /etc/group)
+drops 'no -u' 0 0
+drops '-u nobody' 65534 "$nogroup" -u nobody
+drops '-u 65534 -g 65534' 65534 65534 -u 65534 -g 65534
+drops '-u nobody -g daemon' 65534 "$daemon" -u nobody -g daemon
+drops '--user=12345 --group=54321' 12345 54321 --user=12345 --group=54321
+drops '-g daemon' 0 "$daemon" -g daemon
+refuses 'an unknown user' '*bogus*' "$prhelper" -k "$sock" -u bogus
+refuses 'an unknown group' '*bogus*' "$prhelper" -k "$sock" -g bogus
+refuses 'a user that is no number' '*12x*' "$prhelper" -k "$sock" -u 12x
+mkdir -m 777 open
+refuses 'somebody without the right to send commands' '*CAP_SYS_RAWIO*' \
+	setpriv --reuid 65534 --regid 65534 --clear-groups \
+	"$prhelper" -k "$tmp/open/sock"
+is "$(ls -A open)" '' 'leaves nothing behind'
+
+done_testing
