@@ -57,9 +57,12 @@ uninstall:
 clean:
 	rm -f ${BIN} ${OBJ} ${BIN}-${VERSION}.tar.gz
 
-dist: clean
+dist:
+	rm -rf ${BIN}-${VERSION}
 	mkdir ${BIN}-${VERSION}
 	cp -R ${DIST} ${BIN}-${VERSION}
+	rm -rf ${BIN}-${VERSION}/test/log
+	${MAKE} -s -C ${BIN}-${VERSION}/test clean
 	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
 	rm -rf ${BIN}-${VERSION}
 

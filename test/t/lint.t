@@ -11,8 +11,8 @@ version='-DVERSION="x"'
 flags="-std=c11 -D_GNU_SOURCE"
 warn="-pedantic -Wall -Wextra -Wshadow -Wmissing-prototypes -Wconversion
 	-Wno-sign-conversion"
-scripts=$(git ls-files -co --exclude-standard | while read -r f; do
-	case $(head -c 9 "$f") in '#!/bin/sh'*) echo "$f" ;; esac
+scripts=$(find . -name .git -prune -o -type f -print | while read -r f; do
+	case $(head -c 9 "$f" | tr -d '\0') in '#!/bin/sh'*) echo "$f" ;; esac
 done)
 
 # none COMMAND...: prints nothing and succeeds

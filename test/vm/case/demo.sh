@@ -4,6 +4,7 @@
 # What test/demo shows a person: a shared disk, two hosts, a reservation made
 # through the helper's socket and what it does. Each claim is also a test.
 
+# shellcheck source=test/vm/lib.sh
 . /lib.sh
 
 step() {
