@@ -734,13 +734,13 @@ main(int argc, char *argv[])
 	int activated, dm, parent = -1;
 
 	fill_std();
+	signal(SIGPIPE, SIG_IGN);
 	parse(&o, argc, argv);
 	if ((activated = sock_activated()) && o.socket)
 		die("socket %s: not with socket activation", o.socket);
 	if (activated)
 		sock_adopt(SOCK_ACTIVATED_FD);
 	priv_lookup(&ids, o.user, o.group);
-	signal(SIGPIPE, SIG_IGN);
 	count_slots();
 	if (o.daemon)
 		parent = background();

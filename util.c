@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,37 +24,50 @@
 
 #include "prhelper.h"
 
-#define PREFIX "prhelper: "
-
-enum { LINE_MAX_LEN = 512 };
+enum { LINE_SIZE = 512 };
 
 int verbosity;
-static int to_syslog;
+static int log_socket = -1; /* -1: messages go to stderr */
 
 /*
- * One write per line, so that lines of threads do not mix. Nobody may be
- * reading stderr any more (libvirt closes its end): that is no error.
+ * Whoever reads the messages may be gone (libvirt closes its end of stderr)
+ * or stuck: then they are lost, and no guest waits for them. libc's syslog()
+ * would wait.
  */
+static void
+emit(int priority, const char *text)
+{
+	static const struct sockaddr_un to = { AF_UNIX, "/dev/log" };
+	struct pollfd err = { .fd = 2, .events = POLLOUT };
+	char line[LINE_SIZE + 32];
+
+	if (log_socket >= 0) {
+		snprintf(line, sizeof(line), "<%d>prhelper[%ld]: %s",
+		    LOG_DAEMON | priority, (long)getpid(), text);
+		sendto(log_socket, line, strlen(line),
+		    MSG_DONTWAIT | MSG_NOSIGNAL, (const struct sockaddr *)&to,
+		    sizeof(to));
+		return;
+	}
+	/* One write per line, so that lines of threads do not mix. */
+	snprintf(line, sizeof(line), "prhelper: %s\n", text);
+	if (poll(&err, 1, 0) == 1 && write(2, line, strlen(line)) < 0)
+		return;
+}
+
 static void
 print(int priority, const char *fmt, va_list ap)
 {
-	char line[LINE_MAX_LEN] = PREFIX;
-	size_t size = sizeof(line) - 1, len = strlen(PREFIX);
+	char text[LINE_SIZE];
 	int saved = errno;
+	size_t len;
 
-	vsnprintf(line + len, size - len, fmt, ap);
-	len = strlen(line);
-	if (line[len - 1] == ':') {
-		snprintf(line + len, size - len, " %s", strerror(saved));
-		len = strlen(line);
-	}
-	if (to_syslog) {
-		syslog(priority, "%s", line + strlen(PREFIX));
-	} else {
-		line[len++] = '\n';
-		if (write(2, line, len) < 0)
-			errno = saved;
-	}
+	vsnprintf(text, sizeof(text), fmt, ap);
+	len = strlen(text);
+	if (len > 0 && text[len - 1] == ':')
+		snprintf(
+		    text + len, sizeof(text) - len, " %s", strerror(saved));
+	emit(priority, text);
 	errno = saved;
 }
 
@@ -93,8 +107,9 @@ say(int level, const char *fmt, ...)
 void
 log_to_syslog(void)
 {
-	openlog("prhelper", LOG_PID | LOG_NDELAY, LOG_DAEMON);
-	to_syslog = 1;
+	log_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (log_socket < 0)
+		die("syslog socket:");
 }
 
 int64_t

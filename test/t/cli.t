@@ -37,9 +37,9 @@ skip() {
 	echo "ok $tests - $1 # SKIP $2"
 }
 
-# answers SOCKET: who serves it answers as for a descriptor that is no disk
+# answers SOCKET [SECONDS]: as for a descriptor that is no disk
 answers() {
-	[ "$(timeout 20 "$prc" "$1" /dev/null 5e 2>/dev/null)" = \
+	[ "$(timeout "${2:-20}" "$prc" "$1" /dev/null 5e 2>/dev/null)" = \
 		'02 5/20/00 -' ]
 }
 
@@ -49,7 +49,8 @@ up() {
 	shift
 	"$prhelper" -k "$where" "$@" >out 2>err &
 	pid=$!
-	within 10 answers "$where"
+	# Not long: it may be somebody else's socket until it is replaced.
+	within 20 answers "$where" 2
 }
 
 # ends [SIGNAL]: the helper ends with status 0 and has said nothing
@@ -78,15 +79,20 @@ serves() {
 	ok "$what: clean end" ends
 }
 
-# refuses DESCRIPTION PATTERN COMMAND...: status 1, and one line of error that
-# begins with our name and has the pattern in it; nothing on stdout
+# like_refusal STATUS PATTERN DESCRIPTION: status 1, and in rerr one line that
+# begins with our name and fits the pattern; nothing on stdout, in rout
+like_refusal() {
+	like "$1 $(wc -l <rerr) $(wc -c <rout) $(cat rerr)" \
+		"1 1 0 prhelper: $2" "$3"
+}
+
+# refuses DESCRIPTION PATTERN COMMAND...
 refuses() {
 	what=$1
 	pattern=$2
 	shift 2
-	timeout 20 "$@" >out 2>err
-	got="$? $(wc -l <err) $(wc -c <out) $(cat err)"
-	like "$got" "1 1 0 prhelper: $pattern" "$what"
+	timeout 20 "$@" >rout 2>rerr
+	like_refusal $? "$pattern" "$what"
 }
 
 # prints DESCRIPTION PATTERN COMMAND...: status 0, text on stdout only
@@ -119,6 +125,19 @@ zombie() {
 	grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
 }
 
+# hold N: so many clients stay connected to the helper
+hold() {
+	rm -f ready
+	"$aid" hold "$sock" "$1" >ready &
+	holder=$!
+	others="$others $holder"
+	within 20 grep -qs ready ready
+}
+
+zombie_child() {
+	[ -s child ] && zombie "$(cat child)"
+}
+
 # a name of N bytes
 name() {
 	printf "%0$1d" 0
@@ -143,7 +162,7 @@ is "$(cat "$pidfile")" "$pid" '-f: the pid file has our pid'
 ok 'no complaint at the end' ends
 ok 'socket and pid file are gone' gone "$sock" "$pidfile"
 serves 'abbreviated options' --pid="$pidfile" --qui --verb
-serves 'options in one word' -qvvvf"$pidfile"
+serves 'options in one word' -vvvqf"$pidfile"
 serves 'the last one counts' -f /nonexistent/pid -f "$pidfile"
 
 refuses 'an operand' '*surplus*' "$prhelper" -k "$sock" surplus
@@ -184,7 +203,8 @@ done
 
 ok 'a helper serves' up "$sock"
 first=$pid
-is "$(ls -A "$tmp" | grep -c sock)" 1 'one name in its directory'
+is "$(find "$tmp" -name '*sock*' -o -name '.prh*')" "$sock" \
+	'one name in its directory'
 refuses 'a socket in use' "*$sock*in use*" "$prhelper" -k "$sock"
 ok 'the first helper still serves' answers "$sock"
 kill -9 "$first"
@@ -193,30 +213,28 @@ ok 'a killed helper leaves its socket' test -S "$sock"
 ok 'which the next one replaces' up "$sock"
 ok 'clean end' ends
 
-(ulimit -n 64 && exec "$prhelper" -k "$sock") 2>err &
+prlimit --nofile=64 "$prhelper" -k "$sock" 2>err &
 pid=$!
 within 10 answers "$sock"
-"$aid" hold "$sock" 24 >ready &
-others="$others $!"
-ok 'its table is full' within 20 grep -q ready ready
+ok 'its table is full' hold 24
 refuses 'in use with a full table' "*$sock*in use*" "$prhelper" -k "$sock"
-kill $!
+kill $holder
 ok 'served when the table has room again' within 20 answers "$sock"
 ok 'clean end' ends
 
 # As many as can be had want the place of a dead one at the same moment.
-for round in 1 2 3 4 5; do
+for _ in 1 2 3 4 5; do
 	up "$sock"
 	kill -9 "$pid"
 	wait "$pid" 2>/dev/null
 	crowd=
-	for i in 1 2 3 4 5 6 7 8; do
+	for _ in 1 2 3 4 5 6 7 8; do
 		"$prhelper" -k "$sock" 2>/dev/null &
 		crowd="$crowd $!"
 	done
 	others="$others $crowd"
 	within 10 answers "$sock"
-	for i in 1 2 3 4 5 6 7; do
+	for _ in 1 2 3 4 5 6 7; do
 		sleep 0.1
 		left=0
 		for p in $crowd; do
@@ -234,7 +252,7 @@ pid=
 is "$(sort -u lefts)" 1 'several at once on a stale socket: one remains'
 rm -f "$sock"
 
-"$aid" undead "$sock" >undead &
+"$aid" undead "$sock" >/dev/null &
 undead=$!
 others="$others $undead"
 within 10 zombie "$undead"
@@ -248,7 +266,7 @@ ok 'clean end' ends
 for mask in 077 022 007; do
 	umask $mask
 	up "$sock"
-	is "$(stat -c %a "$sock")" "$(printf %o $((0777 & ~$mask)))" \
+	is "$(stat -c %a "$sock")" "$(printf %o $((0777 & ~mask)))" \
 		"umask $mask decides the mode of the socket"
 	umask 022
 	[ $mask = 077 ] || down
@@ -265,7 +283,7 @@ done
 ### the pid file
 
 serves 'no pid file unless asked for'
-is "$(ls "$tmp" | grep -c pid)" 0 'none was made'
+is "$(find "$tmp" -name '*pid*')" '' 'none was made'
 for was in '' garbage 0 -1 99999999999999999999; do
 	printf '%s' "$was" >"$pidfile"
 	up "$sock" -f "$pidfile"
@@ -281,7 +299,7 @@ is "$(cat "$pidfile")" "$pid" "$was is replaced"
 down
 sh -c 'true & echo $! >child; exec sleep 1000' &
 others="$others $!"
-ok 'a zombie' within 10 eval '[ -s child ] && zombie "$(cat child)"'
+ok 'a zombie' within 10 zombie_child
 cp child "$pidfile"
 ok 'the pid file of a zombie' up "$sock" -f "$pidfile"
 is "$(cat "$pidfile")" "$pid" 'is replaced'
@@ -296,7 +314,7 @@ refuses 'a pid file that cannot be written' '*/nonexistent/pid*No such*' \
 	"$prhelper" -k "$sock" -f /nonexistent/pid
 refuses 'a pid file that is a directory' "*$tmp*directory*" \
 	"$prhelper" -k "$sock" -f "$tmp"
-refuses 'a wrong socket with a pid file' '*/nonexistent/sock*' \
+refuses 'a wrong socket with a pid file' '*/nonexistent*' \
 	"$prhelper" -k /nonexistent/sock -f "$pidfile"
 ok 'leaves no pid file' gone "$pidfile"
 
@@ -322,9 +340,9 @@ refuses 'a trace file that cannot be written' '*/nonexistent/t*No such*' \
 
 # traced: the names of the trace points in the file trace
 traced() {
-	for p in $(cat points); do
+	while read -r p; do
 		grep -qw "$p" trace && printf '%s ' "$p"
-	done
+	done <points
 }
 
 printf '# client_close\n\nclient_acc*\n  # reply\nreque?t\n' >events
@@ -358,12 +376,11 @@ refuses_activated() {
 	what=$1
 	pattern=$2
 	shift 2
-	(activated "$@" >out 2>err) &
+	(activated "$@" >rout 2>rerr) &
 	pid=$!
 	within 10 dead $pid || kill -9 $pid
 	wait $pid
-	got="$? $(wc -l <err) $(wc -c <out) $(cat err)"
-	like "$got" "1 1 0 prhelper: $pattern" "$what"
+	like_refusal $? "$pattern" "$what"
 	pid=
 }
 
@@ -396,9 +413,10 @@ rm -f "$sock"
 ### READY=1
 
 for address in "$tmp/notify" "@$tmp/notify"; do
+	rm -f msg
 	"$aid" notify "$address" >msg &
 	waiter=$!
-	within 10 grep -q bound msg
+	within 10 grep -qs bound msg
 	NOTIFY_SOCKET=$address "$prhelper" -k "$sock" 2>err &
 	pid=$!
 	ok "NOTIFY_SOCKET=$address" wait $waiter
@@ -416,7 +434,7 @@ down
 
 # daemon [ARGUMENT...]: its pid; what it prints would be in it, too
 daemon() {
-	timeout 20 "$prhelper" -d -k "$sock" "$@" 2>&1 9>>file
+	timeout 20 "$prhelper" -d -k "$sock" "$@" 9>>file 2>&1
 }
 
 out=$(daemon -f pid)
@@ -466,9 +484,7 @@ fi
 
 for sig in TERM INT HUP; do
 	up "$sock" -f "$pidfile"
-	"$aid" hold "$sock" 1 >ready &
-	others="$others $!"
-	within 10 grep -q ready ready
+	hold 1
 	ok "SIG$sig: status 0, also with a client" ends $sig
 	ok 'socket and pid file are gone' gone "$sock" "$pidfile"
 done
@@ -500,11 +516,12 @@ is "$(readlink "/proc/$pid/fd/9")" "$tmp/file" \
 	'an inherited descriptor stays open'
 ok 'clean end' ends
 
-(ulimit -S -n 32 && exec "$prhelper" -k "$sock") 2>err &
+prlimit --nofile=32: "$prhelper" -k "$sock" 2>err &
 pid=$!
 within 10 answers "$sock"
 is "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")" \
-	"$(ulimit -H -n)" 'the limit of descriptors is raised'
+	"$(prlimit --nofile --noheadings -o HARD | tr -d ' ')" \
+	'the limit of descriptors is raised'
 ok 'clean end' ends
 
 ok '-v' up "$sock" -v
@@ -527,8 +544,8 @@ dac_read_search=4
 # privileges: of all threads, each different set once
 privileges() {
 	for t in "/proc/$pid/task"/*/status; do
-		awk '/^(Uid|Gid|Groups|Cap...|NoNewPrivs):/ { $1 = $1; print }' \
-			"$t" | tr '\n' ' '
+		grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs):' "$t" |
+			tr -s '\t\n ' ' '
 		echo
 	done | sort -u
 }
