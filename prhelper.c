@@ -24,7 +24,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -715,9 +714,12 @@ parse(struct options *o, int argc, char *argv[])
 			die("option -%c: needs an argument", optopt);
 			break;
 		default:
-			if (optopt > 0 && optopt < UCHAR_MAX)
+			if (!optopt)
+				die("option %s: unknown; see -h",
+				    argv[optind - 1]);
+			if (!strchr(shorts, optopt))
 				die("option -%c: unknown; see -h", optopt);
-			die("option %s: unknown; see -h", argv[optind - 1]);
+			die("option %s: takes no argument", argv[optind - 1]);
 		}
 	}
 	if (optind < argc)

@@ -27,6 +27,7 @@ enum {
 	ACCEPT_PAUSE = 1000,      /* after accept() ran out of something */
 	STOP_TIME = 7000,         /* what hangs longer after SIGTERM is given
 				   up: libvirt sends SIGKILL after 10 s */
+	LOCK_TIME = 3000,         /* another's start-up, two probes and all */
 	PROBE_TIME = 1000,        /* a living helper greets within this */
 	SG_TIME = 10000,          /* one command; the kernel raises less than
 				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */

@@ -3,6 +3,7 @@
  * The listening socket: made or taken over at start-up, never later. A path
  * is never taken from a living helper, and never visible before it accepts.
  */
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -21,7 +22,7 @@
 
 enum {
 	BACKLOG = 1024,      /* as many as may wait for a full table */
-	RETRY_NS = 10000000, /* between looks at a full backlog */
+	RETRY_NS = 10000000, /* between looks at what will pass */
 };
 
 int
@@ -121,6 +122,21 @@ served(const struct sockaddr_un *sun, pid_t *pid)
 	return live;
 }
 
+/*
+ * Only one at a time may look whether a path is free and take it. Who may
+ * read the directory may lock it too: so not for ever.
+ */
+static void
+lock_directory(int dir)
+{
+	struct timespec pause = { .tv_nsec = RETRY_NS };
+	int64_t end = now() + LOCK_TIME;
+
+	while (flock(dir, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK &&
+	    now() < end)
+		nanosleep(&pause, NULL);
+}
+
 static void
 check_free(const char *path, const struct sockaddr_un *sun)
 {
@@ -155,7 +171,7 @@ sock_listen(const char *path)
 	const char *base = strrchr(path, '/') + 1;
 	size_t dirlen = (size_t)(base - path);
 	char dir[sizeof(sun.sun_path)];
-	int fd, cwd;
+	int fd, cwd, dirfd;
 
 	if (strlen(path) >= sizeof(sun.sun_path))
 		die("socket %s: longer than %zu bytes", path,
@@ -170,8 +186,10 @@ sock_listen(const char *path)
 
 	if ((cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
 		die("current directory:");
-	if (chdir(dir) < 0)
+	dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dirfd < 0 || fchdir(dirfd) < 0)
 		die("socket directory %s:", dir);
+	lock_directory(dirfd);
 	check_free(path, &sun);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -187,6 +205,7 @@ sock_listen(const char *path)
 	unlink(tmp.sun_path);
 	if (fchdir(cwd) < 0)
 		die("current directory:");
+	close(dirfd);
 	close(cwd);
 	return fd;
 }

@@ -24,7 +24,7 @@
 
 #include "prhelper.h"
 
-enum { LINE_SIZE = 512 };
+enum { LINE_SIZE = PATH_MAX + 256 }; /* a name, and what is wrong with it */
 
 int verbosity;
 static int log_socket = -1; /* -1: messages go to stderr */
@@ -32,42 +32,43 @@ static int log_socket = -1; /* -1: messages go to stderr */
 /*
  * Whoever reads the messages may be gone (libvirt closes its end of stderr)
  * or stuck: then they are lost, and no guest waits for them. libc's syslog()
- * would wait.
+ * would wait. One write per line, so that lines of threads do not mix.
  */
-static void
-emit(int priority, const char *text)
+static int
+emit(const char *line, size_t len)
 {
 	static const struct sockaddr_un to = { AF_UNIX, "/dev/log" };
 	struct pollfd err = { .fd = 2, .events = POLLOUT };
-	char line[LINE_SIZE + 32];
 
-	if (log_socket >= 0) {
-		snprintf(line, sizeof(line), "<%d>prhelper[%ld]: %s",
-		    LOG_DAEMON | priority, (long)getpid(), text);
-		sendto(log_socket, line, strlen(line),
-		    MSG_DONTWAIT | MSG_NOSIGNAL, (const struct sockaddr *)&to,
-		    sizeof(to));
-		return;
-	}
-	/* One write per line, so that lines of threads do not mix. */
-	snprintf(line, sizeof(line), "prhelper: %s\n", text);
-	if (poll(&err, 1, 0) == 1 && write(2, line, strlen(line)) < 0)
-		return;
+	if (log_socket >= 0)
+		return sendto(log_socket, line, len,
+			   MSG_DONTWAIT | MSG_NOSIGNAL,
+			   (const struct sockaddr *)&to, sizeof(to)) >= 0;
+	return poll(&err, 1, 0) == 1 && write(2, line, len) >= 0;
 }
 
 static void
 print(int priority, const char *fmt, va_list ap)
 {
-	char text[LINE_SIZE];
+	char line[LINE_SIZE];
+	const size_t size = sizeof(line) - 1;
 	int saved = errno;
 	size_t len;
 
-	vsnprintf(text, sizeof(text), fmt, ap);
-	len = strlen(text);
-	if (len > 0 && text[len - 1] == ':')
-		snprintf(
-		    text + len, sizeof(text) - len, " %s", strerror(saved));
-	emit(priority, text);
+	if (log_socket >= 0)
+		snprintf(line, size,
+		    "<%d>prhelper[%ld]: ", LOG_DAEMON | priority,
+		    (long)getpid());
+	else
+		snprintf(line, size, "prhelper: ");
+	len = strlen(line);
+	vsnprintf(line + len, size - len, fmt, ap);
+	len = strlen(line);
+	if (line[len - 1] == ':')
+		snprintf(line + len, size - len, " %s", strerror(saved));
+	len = strlen(line);
+	line[len++] = '\n';
+	emit(line, len);
 	errno = saved;
 }
 
