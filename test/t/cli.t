@@ -20,7 +20,7 @@ cd "$tmp" || exit 1
 sock=$tmp/sock
 pidfile=$tmp/pid
 pid=
-others=		# what else was started, to be killed at the end
+others=		# what else was started and lives until the end
 
 cleanup() {
 	# shellcheck disable=SC2086 # several words
@@ -120,9 +120,13 @@ dead() {
 	! kill -0 "$1" 2>/dev/null
 }
 
+one_dead() {
+	dead "$1" || dead "$2"
+}
+
 # zombie PID
 zombie() {
-	grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
+	grep -qs '^State:[[:space:]]*Z' "/proc/$1/status"
 }
 
 # hold N: so many clients stay connected to the helper
@@ -130,7 +134,6 @@ hold() {
 	rm -f ready
 	"$aid" hold "$sock" "$1" >ready &
 	holder=$!
-	others="$others $holder"
 	within 20 grep -qs ready ready
 }
 
@@ -218,39 +221,41 @@ pid=$!
 within 10 answers "$sock"
 ok 'its table is full' hold 24
 refuses 'in use with a full table' "*$sock*in use*" "$prhelper" -k "$sock"
-kill $holder
+kill "$holder"
+wait "$holder"
 ok 'served when the table has room again' within 20 answers "$sock"
 ok 'clean end' ends
 
-# As many as can be had want the place of a dead one at the same moment.
-for _ in 1 2 3 4 5; do
+# Two find a dead one's socket, and the slower of them is stopped between
+# the finding and the replacing.
+two_at_once() {
 	up "$sock"
 	kill -9 "$pid"
 	wait "$pid" 2>/dev/null
-	crowd=
-	for _ in 1 2 3 4 5 6 7 8; do
-		"$prhelper" -k "$sock" 2>/dev/null &
-		crowd="$crowd $!"
-	done
-	others="$others $crowd"
-	within 10 answers "$sock"
-	for _ in 1 2 3 4 5 6 7; do
-		sleep 0.1
-		left=0
-		for p in $crowd; do
-			dead "$p" || left=$((left + 1))
-		done
-		[ $left -gt 1 ] || break
-	done
-	# shellcheck disable=SC2086 # several words
-	kill $crowd 2>/dev/null
-	# shellcheck disable=SC2086
-	wait $crowd
-	echo "$left"
-done >lefts
-pid=
-is "$(sort -u lefts)" 1 'several at once on a stale socket: one remains'
-rm -f "$sock"
+	strace -D -qq -o /dev/null -e trace=/^unlink \
+		-e inject=/^unlink:delay_enter=1000000:when=1 \
+		"$prhelper" -k "$sock" 2>err &
+	slow=$!
+	sleep 0.5
+	"$prhelper" -k "$sock" 2>>err &
+	pid=$!
+	ok 'two at once on a stale socket: one of them gives up' \
+		within 10 one_dead $slow $pid
+	ok 'the other one serves' answers "$sock" 5
+	like "$(wc -l <err) $(cat err)" "1 prhelper: *$sock*" \
+		'with one line of error'
+	dead $pid || kill $pid
+	dead $slow || kill $slow
+	wait $pid $slow
+	pid=
+	rm -f "$sock"
+}
+
+if strace -D -qq -o /dev/null true; then
+	two_at_once
+else
+	skip 'two at once on a stale socket' 'no right to trace'
+fi
 
 "$aid" undead "$sock" >/dev/null &
 undead=$!
@@ -291,13 +296,14 @@ for was in '' garbage 0 -1 99999999999999999999; do
 	down
 done
 up "$sock" -f "$pidfile"
-was=$pid
 kill -9 "$pid"
 wait "$pid" 2>/dev/null
 ok 'the pid file of a dead process' up "$sock" -f "$pidfile"
-is "$(cat "$pidfile")" "$pid" "$was is replaced"
+is "$(cat "$pidfile")" "$pid" 'is replaced'
 down
-sh -c 'true & echo $! >child; exec sleep 1000' &
+# It ends when its parent is no shell any more, which would wait for it.
+sh -c 'until grep -q sleep /proc/$$/comm; do sleep 0.05; done &
+	echo $! >child; exec sleep 1000' &
 others="$others $!"
 ok 'a zombie' within 10 zombie_child
 cp child "$pidfile"
@@ -419,7 +425,7 @@ for address in "$tmp/notify" "@$tmp/notify"; do
 	within 10 grep -qs bound msg
 	NOTIFY_SOCKET=$address "$prhelper" -k "$sock" 2>err &
 	pid=$!
-	ok "NOTIFY_SOCKET=$address" wait $waiter
+	ok "NOTIFY_SOCKET ${address%"$tmp"*}path" wait $waiter
 	is "$(tail -n 1 msg)" 'READY=1' 'gets READY=1'
 	ok 'served at once then' answers "$sock"
 	ok 'clean end' ends
@@ -485,6 +491,7 @@ fi
 for sig in TERM INT HUP; do
 	up "$sock" -f "$pidfile"
 	hold 1
+	others="$others $holder"
 	ok "SIG$sig: status 0, also with a client" ends $sig
 	ok 'socket and pid file are gone' gone "$sock" "$pidfile"
 done
@@ -509,6 +516,15 @@ is "$(timeout 20 "$prc" -qn 100 "$sock" /dev/null 5f)" '02 5/20/00 -' \
 	'nobody reads stderr any more: served'
 ok 'clean end' ends
 
+"$prhelper" -v -k "$sock" 2>fifo &
+pid=$!
+exec 8<fifo
+within 10 answers "$sock"
+is "$(timeout 20 "$prc" -qn 3000 "$sock" /dev/null 5f)" '02 5/20/00 -' \
+	'stderr is full and nobody reads: served'
+ok 'clean end' ends
+exec 8<&-
+
 "$prhelper" -k "$sock" 2>err 9>>file &
 pid=$!
 within 10 answers "$sock"
@@ -523,6 +539,25 @@ is "$(awk '/^Max open files/ { print $4 }' "/proc/$pid/limits")" \
 	"$(prlimit --nofile --noheadings -o HARD | tr -d ' ')" \
 	'the limit of descriptors is raised'
 ok 'clean end' ends
+
+# limited N WANT: what is answered if there may be N threads
+limited() {
+	prlimit --nproc="$1" "$prhelper" -k "$sock" -u 12345 -g 12345 2>err &
+	pid=$!
+	within 10 test -S "$sock"
+	is "$(timeout 20 "$prc" -qn 2 "$sock" /dev/null 5e)" "$2" \
+		"$1 threads can be had: $2"
+	ok 'clean end' ends
+	rm -f "$sock"
+}
+
+if [ -c /dev/mapper/control ]; then
+	skip 'no thread can be had' 'the limit is not for CAP_SYS_ADMIN'
+else
+	# The main thread, one that refuses, and a worker or none.
+	limited 2 '08 - -'
+	limited 3 '02 5/20/00 -'
+fi
 
 ok '-v' up "$sock" -v
 : >err

@@ -1,19 +1,19 @@
 #!/bin/sh
 # See LICENSE file for copyright and license details.
-# wire.t: bad and good clients against a running helper; see ../wire.c.
 #
-#	sh wire.t [WORD]	only the cases with WORD in their name
-#
-# PRHELPER names the program if it is not the one of this tree.
+# Bad and good clients against a running helper: test/wire.c.
+# wire.t [WORD]: only the cases with WORD in their name. PRHELPER names the
+# program if it is not the one of this tree.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+top=$(pwd)
+make -s -C test wire >&2 || exit 1
 
-here=$(cd "$(dirname "$0")/.." && pwd)
-prhelper=${PRHELPER:-$here/../prhelper}
-make -s -C "$here" >&2 || { echo 'Bail out! make'; exit 1; }
-dir=$(mktemp -d) || { echo 'Bail out! mktemp'; exit 1; }
-trap 'rm -rf "$dir"' EXIT
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-cd "$dir" || exit 1
-"$here/wire" "$prhelper" "$@"
+cd "$tmp" || exit 1
+"$top/test/wire" "${PRHELPER:-$top/prhelper}" "$@"
 status=$?
 if [ $status -ne 0 ] && [ -s log ]; then
 	echo '# what the helpers said at last:'

@@ -1,0 +1,182 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * prc: sends commands to a helper as QEMU does, one line of answer for each.
+ *
+ *	prc [-qs] [-n N] [-o ro|rw|path] SOCKET DEVICE [CDBHEX[:PARAMHEX]]...
+ *
+ * Without a command on the command line each line of standard input is one.
+ * The answer is SCSI status, sense key/code/qualifier or "-", payload or "-".
+ *	-n	repeat the commands N times
+ *	-o	how the device is opened; read-write if not told
+ *	-q	print the last line only
+ *	-s	add the 96 bytes of sense data as they came
+ * Exit status: 1 "closed" was printed, 2 "broken reply" was printed, 3 no
+ * connection, no device or wrong use.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client.h"
+
+struct command {
+	unsigned char cdb[CDBLEN];
+	unsigned char param[DATAMAX];
+	size_t len;
+};
+
+static int quiet, raw;
+static char line[LINEMAX];
+
+static void
+die(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("prc: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	exit(3);
+}
+
+static void
+usage(void)
+{
+	die("usage: prc [-qs] [-n N] [-o ro|rw|path] SOCKET DEVICE "
+	    "[CDBHEX[:PARAMHEX]]...");
+}
+
+static int
+open_device(const char *path, const char *how)
+{
+	static const struct {
+		const char *name;
+		int flags;
+	} modes[] = {
+		{ "rw", O_RDWR }, { "ro", O_RDONLY }, { "path", O_PATH },
+	};
+	size_t i;
+	int fd;
+
+	for (i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (strcmp(how, modes[i].name))
+			continue;
+		fd = open(path, modes[i].flags | O_NONBLOCK | O_CLOEXEC);
+		if (fd < 0)
+			die("%s: %s", path, strerror(errno));
+		return fd;
+	}
+	usage();
+	return -1;
+}
+
+static void
+parse(struct command *c, const char *s)
+{
+	size_t n = strcspn(s, ":");
+	long len = 0;
+
+	memset(c->cdb, 0, CDBLEN);
+	if (unhex(c->cdb, CDBLEN, s, n) < 1)
+		die("bad command: %s", s);
+	if (s[n] == ':')
+		len = unhex(c->param, DATAMAX, s + n + 1, strlen(s + n + 1));
+	if (len < 0)
+		die("bad parameter list: %s", s);
+	c->len = (size_t)len;
+	if (c->len != (c->cdb[0] == 0x5f ? cdb_len(c->cdb) : 0))
+		die("parameter list has %ld bytes: %s", len, s);
+}
+
+static void
+finish(const char *why, int status)
+{
+	puts(why);
+	exit(status);
+}
+
+static void
+run(int sock, int dev, const char *text)
+{
+	struct command c;
+	struct answer a;
+
+	parse(&c, text);
+	if (sendfds(sock, c.cdb, CDBLEN, &dev, 1) < 0 ||
+	    writen(sock, c.param, c.len) < 0)
+		finish("closed", 1);
+	switch (readanswer(sock, c.cdb, &a, -1)) {
+	case -1:
+		finish("closed", 1);
+		break;
+	case -2:
+		finish("broken reply", 2);
+		break;
+	}
+	answer_line(line, &a, raw);
+	if (!quiet) {
+		puts(line);
+		fflush(stdout);
+	}
+}
+
+static void
+run_lines(int sock, int dev)
+{
+	char in[2 * (CDBLEN + DATAMAX) + 3];
+
+	while (fgets(in, sizeof(in), stdin)) {
+		in[strcspn(in, "\n")] = '\0';
+		if (*in)
+			run(sock, dev, in);
+	}
+}
+
+int
+main(int argc, char *argv[])
+{
+	const char *how = "rw";
+	long n, times = 1;
+	int i, opt, sock, dev;
+
+	while ((opt = getopt(argc, argv, "n:o:qs")) != -1) {
+		switch (opt) {
+		case 'n':
+			times = atol(optarg);
+			break;
+		case 'o':
+			how = optarg;
+			break;
+		case 'q':
+			quiet = 1;
+			break;
+		case 's':
+			raw = 1;
+			break;
+		default:
+			usage();
+		}
+	}
+	if (argc - optind < 2)
+		usage();
+	if ((sock = dial(argv[optind])) < 0)
+		die("%s: %s", argv[optind], strerror(errno));
+	dev = open_device(argv[optind + 1], how);
+	if (handshake(sock, -1) < 0)
+		finish("closed", 1);
+	if (argc - optind == 2)
+		run_lines(sock, dev);
+	for (n = 0; n < times; n++)
+		for (i = optind + 2; i < argc; i++)
+			run(sock, dev, argv[i]);
+	if (quiet && *line)
+		puts(line);
+	return 0;
+}
