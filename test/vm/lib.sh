@@ -1,0 +1,176 @@
+# shellcheck shell=sh
+# See LICENSE file for copyright and license details.
+#
+# What cases are written with; they source it as /lib.sh inside the machine.
+# SCSI disks of LIO, the kernel's target; a helper, and commands through it;
+# a second opinion by sg_persist. Results are written with tap.sh.
+
+# shellcheck source=test/tap.sh
+. /tap.sh
+
+### Disks: LIO, with tcm_loop for a host adapter that needs no wire
+
+target=/sys/kernel/config/target
+store=$target/core/fileio_0
+
+# lun NAME [MB]: make a logical unit, a file in memory with a serial number
+lun() {
+	mkdir -p "$store/$1"
+	echo "fd_dev_name=/tmp/$1.img,fd_dev_size=$((${2:-16} << 20))" \
+		>"$store/$1/control"
+	echo "$1" >"$store/$1/wwn/vpd_unit_serial"
+	echo 1 >"$store/$1/enable"
+}
+
+# path NAME [N]: make one more I_T nexus to the logical unit, print its disk.
+# The initiator port is a new one, or the Nth, which has other targets too.
+path() {
+	mkdir -p $target/loopback
+	n=$(find $target/loopback -name 'naa.*' -maxdepth 1 | wc -l)
+	tpg=$target/loopback/naa.$(printf '6001405%09x' $((n + 1)))/tpgt_1
+	mkdir -p "$tpg"
+	printf 'naa.5001405%09x' "${2:-$((n + 1))}" >"$tpg/nexus"
+	mkdir -p "$tpg/lun/lun_0"
+	ln -s "$store/$1" "$tpg/lun/lun_0/$1"
+	disk=/sys/class/scsi_device/$(cat "$tpg/address"):0/device/block
+	within 20 test -d "$disk"
+	d=/dev/$(ls "$disk")
+	drain "$d"
+	echo "$d"
+}
+
+# sg_of DISK: print its sg node
+sg_of() {
+	echo "/dev/$(ls "/sys/block/${1##*/}/device/scsi_generic")"
+}
+
+# offline DISK, running DISK: break the path to it, and mend it
+offline() {
+	echo offline >"/sys/block/${1##*/}/device/state"
+}
+
+running() {
+	echo running >"/sys/block/${1##*/}/device/state"
+}
+
+# drain DISK: fetch what unit attentions wait for this nexus. A PERSISTENT
+# RESERVE OUT would return one without effect.
+drain() {
+	sg_turs -n 5 "$1" >/dev/null 2>&1 || :
+}
+
+# write_to DISK, read_from DISK: can it be done? Past the page cache.
+write_to() {
+	dd if=/dev/zero of="$1" oflag=direct bs=4096 count=1 2>/dev/null
+}
+
+read_from() {
+	dd if="$1" of=/dev/null iflag=direct bs=4096 count=1 2>/dev/null
+}
+
+### iSCSI: the same over a network, with real initiators and targets
+
+iqn=iqn.2000-01.example
+
+# iscsi_export NAME ADDRESS: make it LUN 0 of a target of its own there
+iscsi_export() {
+	tpg=$target/iscsi/$iqn:$1-$2/tpgt_1
+	mkdir -p "$tpg/np/$2:3260" "$tpg/lun/lun_0"
+	ln -s "$store/$1" "$tpg/lun/lun_0/$1"
+	echo 0 >"$tpg/attrib/authentication"
+	echo 1 >"$tpg/attrib/generate_node_acls"
+	echo 1 >"$tpg/attrib/cache_dynamic_acls"
+	echo 0 >"$tpg/attrib/demo_mode_write_protect"
+	echo 1 >"$tpg/enable"
+}
+
+# iscsi_login HOST NAME ADDRESS: be that host, print its disk
+iscsi_login() {
+	iscsistart -i "$iqn:$1" -t "$iqn:$2-$3" -g 1 -a "$3" -p 3260 >&2
+	d=$(within 20 disk_in "$(session "$2" "$3")")
+	drain "$d"
+	echo "$d"
+}
+
+# disk_in SESSION: print its disk's node, if it is there yet
+disk_in() {
+	set -- "$1"/device/target*/*/block/*
+	[ -e "$1" ] && echo "/dev/${1##*/}"
+}
+
+# session NAME ADDRESS: print its directory in sysfs
+session() {
+	for s in /sys/class/iscsi_session/*; do
+		[ "$(cat "$s/targetname")" != "$iqn:$1-$2" ] || echo "$s"
+	done
+}
+
+# hang NAME ADDRESS SECONDS: the target goes away. Each command from now on
+# waits so long for its return, then fails in the transport.
+hang() {
+	echo "$3" >"$(session "$1" "$2")/recovery_tmo"
+	echo 0 >"$target/iscsi/$iqn:$1-$2/tpgt_1/enable"
+}
+
+### The helper
+
+socket=/run/pr.sock
+
+# start_helper [ARGUMENT]...: start it, wait until it serves
+start_helper() {
+	"/bin/${helper:-prhelper}" -k $socket "$@" >&2 &
+	helper_pid=$!
+	within 20 serving
+}
+
+# A request with a descriptor that is no disk goes the whole way to the
+# device and back, so an answer, whatever it is, shows that it serves. A
+# helper that was killed while a disk hangs still accepts: do not wait for it.
+serving() {
+	timeout 1 prc $socket /dev/null "$(in_cdb 0 8)" >/dev/null 2>&1
+}
+
+stop_helper() {
+	kill "$helper_pid"
+	wait "$helper_pid"
+}
+
+### Commands through the helper. Actions are decimal, keys hexadecimal.
+
+# in_cdb ACTION LENGTH: print the CDB of a PERSISTENT RESERVE IN
+in_cdb() {
+	printf '5e%02x0000000000%04x00' "$1" "$2"
+}
+
+# out_cdb ACTION TYPE KEY ACTION-KEY [FLAGS]: print CDB and parameter list
+out_cdb() {
+	printf '5f%02x%02x0000%08x00:%016x%016x00000000%02x000000' \
+		"$1" "$2" 24 "0x$3" "0x$4" "${5:-0}"
+}
+
+# pr_in DEVICE ACTION [LENGTH]: print status, sense, payload
+pr_in() {
+	prc $socket "$1" "$(in_cdb "$2" "${3:-255}")"
+}
+
+# pr_out DEVICE ACTION TYPE KEY ACTION-KEY [FLAGS]: print status, sense
+pr_out() {
+	pr_dev=$1
+	shift
+	prc $socket "$pr_dev" "$(out_cdb "$@")" | cut -d ' ' -f 1,2
+}
+
+### A witness that knows nothing of the helper
+
+# keys DISK: print the registered keys, in the order of the device
+keys() {
+	drain "$1"
+	sg_persist -n -k "$1" | sed -n 's/^    0x//p' | xargs
+}
+
+# holder DISK: print key and type of the reservation, or nothing
+holder() {
+	drain "$1"
+	sg_persist -n -r "$1" |
+		sed -n 's/.*Key *= *0x//p; s/.*type: //p' | xargs
+}
