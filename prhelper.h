@@ -28,6 +28,7 @@ enum {
 	STOP_TIME = 7000,         /* what hangs longer after SIGTERM is given
 				   up: libvirt sends SIGKILL after 10 s */
 	LOCK_TIME = 3000,         /* another's start-up, two probes and all */
+	RETRY_TIME = 10,          /* between looks at what will pass */
 	PROBE_TIME = 1000,        /* a living helper greets within this */
 	SG_TIME = 10000,          /* one command; the kernel raises less than
 				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */

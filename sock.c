@@ -15,15 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "prhelper.h"
 
-enum {
-	BACKLOG = 1024,      /* as many as may wait for a full table */
-	RETRY_NS = 10000000, /* between looks at what will pass */
-};
+enum { BACKLOG = 1024 }; /* as many as may wait for a full table */
 
 int
 sock_activated(void)
@@ -63,7 +59,6 @@ sock_adopt(int fd)
 static int
 dial(int sock, const struct sockaddr_un *sun)
 {
-	struct timespec pause = { .tv_nsec = RETRY_NS };
 	int64_t end = now() + PROBE_TIME;
 	int r;
 
@@ -71,7 +66,7 @@ dial(int sock, const struct sockaddr_un *sun)
 		r = connect(sock, (const struct sockaddr *)sun, sizeof(*sun));
 		if (r == 0 || errno != EAGAIN || now() >= end)
 			return r;
-		nanosleep(&pause, NULL);
+		poll(NULL, 0, RETRY_TIME);
 	}
 }
 
@@ -87,38 +82,46 @@ peer(int sock)
 }
 
 /*
- * Does a living helper serve this address? A helper that was killed while a
+ * Is there somebody alive at the other end? A helper that was killed while a
  * thread hangs in SG_IO still takes connections, for as long as the kernel
- * keeps that thread; but nobody greets, and its process is a zombie. One
- * with a full table does not greet either, but lives. Returns 1 and the pid
- * (0: unknown), or 0.
+ * keeps that thread; but it does not greet, and its process is a zombie. One
+ * with a full table does not greet either, but lives.
  */
+static int
+alive(int sock, pid_t pid)
+{
+	uint8_t features[FEATURES_LEN];
+	struct pollfd p = { .fd = sock, .events = POLLIN };
+	int64_t end = now() + PROBE_TIME;
+
+	do {
+		if (poll(&p, 1, RETRY_TIME) > 0)
+			return recv(sock, features, sizeof(features), 0) ==
+			    sizeof(features);
+	} while ((pid <= 0 || pid_alive(pid)) && now() < end);
+	return pid > 0 && pid != getpid() && pid_alive(pid);
+}
+
+/* Does a living helper serve this address? 1 and its pid (0: unknown). */
 static int
 served(const struct sockaddr_un *sun, pid_t *pid)
 {
-	uint8_t features[FEATURES_LEN];
-	struct pollfd p = { .events = POLLIN };
-	int live = 0;
+	int sock, live;
 
-	p.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (p.fd < 0)
+	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (sock < 0)
 		die("socket:");
 	*pid = 0;
-	if (dial(p.fd, sun) == 0) {
-		poll(&p, 1, PROBE_TIME);
-		*pid = peer(p.fd);
-		if (recv(p.fd, features, sizeof(features), 0) ==
-		    sizeof(features))
-			live = 1;
-		else if (*pid > 0 && *pid != getpid())
-			live = pid_alive(*pid);
-	} else if (errno == EAGAIN) {
-		/* It cannot be asked; somebody listens all the same. */
-		live = 1;
-	} else if (errno != ECONNREFUSED && errno != ENOENT) {
-		die("socket %s:", sun->sun_path);
+	if (dial(sock, sun) == 0) {
+		*pid = peer(sock);
+		live = alive(sock, *pid);
+	} else {
+		/* A full backlog cannot be asked, but somebody listens. */
+		live = errno == EAGAIN;
+		if (!live && errno != ECONNREFUSED && errno != ENOENT)
+			die("socket %s:", sun->sun_path);
 	}
-	close(p.fd);
+	close(sock);
 	return live;
 }
 
@@ -129,12 +132,11 @@ served(const struct sockaddr_un *sun, pid_t *pid)
 static void
 lock_directory(int dir)
 {
-	struct timespec pause = { .tv_nsec = RETRY_NS };
 	int64_t end = now() + LOCK_TIME;
 
 	while (flock(dir, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK &&
 	    now() < end)
-		nanosleep(&pause, NULL);
+		poll(NULL, 0, RETRY_TIME);
 }
 
 static void

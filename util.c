@@ -185,6 +185,7 @@ void
 pidfile_write(const char *path)
 {
 	char buf[32];
+	int64_t end;
 	ssize_t n;
 	int fd, pid;
 
@@ -196,8 +197,13 @@ pidfile_write(const char *path)
 	buf[n] = '\0';
 	buf[strcspn(buf, "\n")] = '\0';
 	pid = number(buf);
-	if (pid > 0 && pid != getpid() && pid_alive(pid))
-		die("pid file %s: process %d is alive", path, pid);
+	if (pid == getpid())
+		pid = -1;
+	/* It may have been killed just now. */
+	for (end = now() + PROBE_TIME; pid > 0 && pid_alive(pid);
+	     poll(NULL, 0, RETRY_TIME))
+		if (now() >= end)
+			die("pid file %s: process %d is alive", path, pid);
 	n = snprintf(buf, sizeof(buf), "%ld\n", (long)getpid());
 	if (ftruncate(fd, 0) < 0 || pwrite(fd, buf, (size_t)n, 0) != n)
 		die("pid file %s:", path);
