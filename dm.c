@@ -4,7 +4,7 @@
  * is known to have device-mapper: the library would create its control node
  * and complain on stderr.
  */
-#include <sys/stat.h>
+#include <sys/types.h>
 
 #include <libdevmapper.h>
 #include <stdint.h>

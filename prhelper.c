@@ -18,7 +18,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
+#include <sys/types.h>
 #include <sys/time.h>
 
 #include <errno.h>
@@ -128,7 +128,7 @@ run(struct client *c, struct request *rq, struct reply *rp)
 	if (proto_check(rq, rp) == 0)
 		sg_run(rq, rp);
 	else
-		trace(TRACE_REFUSED, "pid=%ld fd=%d", (long)c->pid, rq->fd);
+		trace(TRACE_REFUSED, "fd=%d read-only", rq->fd);
 	proto_log(rq, rp, c->pid, c->uid);
 	/* First close, then reply: the guest may want the disk for itself. */
 	close(rq->fd);

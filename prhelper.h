@@ -130,7 +130,7 @@ int proto_features(int sock, int64_t deadline);
  * With IO_STARVED the request was read but has no descriptor.
  */
 int proto_read(int sock, struct request *);
-/* May it go to the disk? 0, or -1 and the reply that says why not. */
+/* May this client ask for it? 0, or -1 and the reply that says why not. */
 int proto_check(const struct request *, struct reply *);
 /* Send a reply in one go; flags as in send(2). */
 int proto_write(
@@ -144,9 +144,10 @@ void proto_log(const struct request *, const struct reply *, pid_t, uid_t);
 
 /* sg.c: the only ioctl(SG_IO) */
 
-/* Is this the node of a whole SCSI device, sd or sg? By its number only. */
-int sg_node(const struct stat *);
-/* Send the request to its disk and wait for the outcome. */
+/*
+ * Send the request to its disk and wait for the outcome. What is not the node
+ * of a whole SCSI device, sd or sg, is refused.
+ */
 void sg_run(const struct request *, struct reply *);
 
 /* sock.c: the listening socket */

@@ -5,7 +5,7 @@
  */
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/stat.h>
+#include <sys/types.h>
 
 #include <errno.h>
 #include <grp.h>

@@ -229,20 +229,14 @@ proto_sense(struct reply *rp, uint32_t sense)
 int
 proto_check(const struct request *rq, struct reply *rp)
 {
-	struct stat st;
 	int flags;
 
-	if (fstat(rq->fd, &st) < 0 || !sg_node(&st))
-		goto refuse;
 	/* Only who could write to the disk may change its reservations. */
-	if (rq->cdb[0] != PR_IN) {
-		flags = fcntl(rq->fd, F_GETFL);
-		if (flags < 0 || (flags & O_PATH) ||
-		    (flags & O_ACCMODE) == O_RDONLY)
-			goto refuse;
-	}
-	return 0;
-refuse:
+	if (rq->cdb[0] == PR_IN)
+		return 0;
+	flags = fcntl(rq->fd, F_GETFL);
+	if (flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != O_RDONLY)
+		return 0;
 	proto_sense(rp, INVALID_OPCODE);
 	return -1;
 }

@@ -86,8 +86,9 @@ static const struct fault drivers[] = {
 };
 /* clang-format on */
 
-int
-sg_node(const struct stat *st)
+/* Is this the node of a whole SCSI device, sd or sg? By its number only. */
+static int
+scsi_node(const struct stat *st)
 {
 	unsigned int ma = major(st->st_rdev), mi = minor(st->st_rdev);
 
@@ -187,8 +188,14 @@ sg_run(const struct request *rq, struct reply *rp)
 	static atomic_int warned;
 	uint8_t sense[SENSE_LEN] = { 0 };
 	struct sg_io_hdr h = { .interface_id = 'S' };
+	struct stat st;
 	int err;
 
+	if (fstat(rq->fd, &st) < 0 || !scsi_node(&st)) {
+		proto_sense(rp, INVALID_OPCODE);
+		trace(TRACE_REFUSED, "fd=%d no SCSI device", rq->fd);
+		return;
+	}
 	if (rq->cdb[0] == PR_CLEANUP) {
 		/* No path of its own, nothing remembered, nothing to do. */
 		proto_status(rp, GOOD);

@@ -4,7 +4,7 @@
  * the clock, big-endian numbers, pid files, READY=1. Nothing about SCSI.
  */
 #include <sys/socket.h>
-#include <sys/stat.h>
+#include <sys/types.h>
 #include <sys/un.h>
 
 #include <errno.h>

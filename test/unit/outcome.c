@@ -6,6 +6,7 @@
  */
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
 
 #include <errno.h>
@@ -161,6 +162,22 @@ ioctl(int fd, unsigned long cmd, ...)
 	return now_row->err ? -1 : 0;
 }
 
+static mode_t node_mode = S_IFBLK;
+static unsigned int node_major = 8, node_minor;
+
+int
+fstat(int fd, struct stat *st)
+{
+	if (fd != FAKE_FD) {
+		errno = EBADF;
+		return -1;
+	}
+	memset(st, 0, sizeof(*st));
+	st->st_mode = node_mode;
+	st->st_rdev = makedev(node_major, node_minor);
+	return 0;
+}
+
 static int tests, failed;
 
 static void
@@ -236,6 +253,66 @@ requests(void)
 		"CLEANUP sends nothing to a plain disk");
 }
 
+/* Which descriptors are taken: Linux's devices.txt. */
+static void
+nodes(void)
+{
+	static const struct {
+		const char *name;
+		mode_t mode;
+		unsigned int major, minor;
+		int taken;
+	} t[] = {
+		{ "sda", S_IFBLK, 8, 0, 1 },
+		{ "sda1", S_IFBLK, 8, 1, 0 },
+		{ "sda15", S_IFBLK, 8, 15, 0 },
+		{ "sdp", S_IFBLK, 8, 240, 1 },
+		{ "sdq", S_IFBLK, 65, 0, 1 },
+		{ "sdiv", S_IFBLK, 135, 240, 1 },
+		{ "sdiw, with a larger minor", S_IFBLK, 8, 256, 1 },
+		{ "a partition of it", S_IFBLK, 8, 257, 0 },
+		{ "md0", S_IFBLK, 9, 0, 0 },
+		{ "loop0", S_IFBLK, 7, 0, 0 },
+		{ "sr0", S_IFBLK, 11, 0, 0 },
+		{ "major 64", S_IFBLK, 64, 0, 0 },
+		{ "major 72, cciss", S_IFBLK, 72, 0, 0 },
+		{ "major 127", S_IFBLK, 127, 0, 0 },
+		{ "major 136", S_IFBLK, 136, 0, 0 },
+		{ "nvme0n1, blkext", S_IFBLK, 259, 0, 0 },
+		{ "dm-0", S_IFBLK, 253, 0, 0 },
+		{ "sg0", S_IFCHR, 21, 0, 1 },
+		{ "sg17", S_IFCHR, 21, 17, 1 },
+		{ "st0", S_IFCHR, 9, 0, 0 },
+		{ "null", S_IFCHR, 1, 3, 0 },
+		{ "a character device 8:0", S_IFCHR, 8, 0, 0 },
+		{ "a block device 21:0", S_IFBLK, 21, 0, 0 },
+		{ "a file", S_IFREG, 8, 0, 0 },
+		{ "a directory", S_IFDIR, 8, 0, 0 },
+		{ "a socket", S_IFSOCK, 8, 0, 0 },
+	};
+	struct reply rp;
+	char name[96];
+	size_t i;
+	int opcode;
+
+	for (i = 0; i < LEN(t); i++) {
+		node_mode = t[i].mode;
+		node_major = t[i].major;
+		node_minor = t[i].minor;
+		for (opcode = PR_IN; opcode <= PR_CLEANUP;
+		    opcode += PR_CLEANUP - PR_IN) {
+			memset(&seen, 0, sizeof(seen));
+			run(&rows[0], (uint8_t)opcode, 0, 0, &rp);
+			snprintf(name, sizeof(name), "%02xh: %s is %s", opcode,
+				t[i].name, t[i].taken ? "taken" : "refused");
+			check(t[i].taken ? rp.status == GOOD :
+				rp.status == CHECK_CONDITION &&
+				rp.sense[2] == 5 && rp.sense[12] == 0x20 &&
+				seen.interface_id == 0, name);
+		}
+	}
+}
+
 int
 main(void)
 {
@@ -253,6 +330,7 @@ main(void)
 		check(right(&rows[i], &rp, 0), name);
 	}
 	requests();
+	nodes();
 	printf("1..%d\n", tests);
 	return failed != 0;
 }
