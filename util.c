@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,13 +39,19 @@ static int
 emit(const char *line, size_t len)
 {
 	static const struct sockaddr_un to = { AF_UNIX, "/dev/log" };
+	static pthread_mutex_t one_writer = PTHREAD_MUTEX_INITIALIZER;
 	struct pollfd err = { .fd = 2, .events = POLLOUT };
+	int written;
 
 	if (log_socket >= 0)
 		return sendto(log_socket, line, len,
 			   MSG_DONTWAIT | MSG_NOSIGNAL,
 			   (const struct sockaddr *)&to, sizeof(to)) >= 0;
-	return poll(&err, 1, 0) == 1 && write(2, line, len) >= 0;
+	/* Room for one line is no room for two. */
+	pthread_mutex_lock(&one_writer);
+	written = poll(&err, 1, 0) == 1 && write(2, line, len) >= 0;
+	pthread_mutex_unlock(&one_writer);
+	return written;
 }
 
 static void

@@ -37,6 +37,23 @@ strip -o "$tmp/stripped" prhelper
 size=$(wc -c <"$tmp/stripped")
 ok "stripped $size bytes, at most $max" test "$size" -le "$max"
 
+### it needs nothing but /dev/null: no library, neither /proc nor /sys
+
+mkdir -p "$tmp/root/dev"
+mknod -m 666 "$tmp/root/dev/null" c 1 3
+cp prhelper "$tmp/root"
+make -s -C test prc
+chroot "$tmp/root" /prhelper -k /sock -f /pid &
+pid=$!
+served() {
+	[ "$(test/prc "$tmp/root/sock" /dev/null 5e 2>/dev/null)" = \
+		'02 5/20/00 -' ]
+}
+ok 'serves alone in an empty root' within 10 served
+kill $pid
+wait $pid && status=0 || status=$?
+is "$status" 0 'and ends well'
+
 ### building
 
 ok 'make dist' quietly make dist
