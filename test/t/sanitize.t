@@ -17,7 +17,8 @@ watched() {
 	ok "$1: builds" make -s -C "$tmp/$1" CC="gcc -g -O1 $2" LDFLAGS= \
 		LIBS=-ldevmapper
 	# What the watchers remember is no growth of the helper's.
-	GROWTH=100000 PRHELPER=$tmp/$1/prhelper test/t/wire.t >"$tmp/$1/tap" 2>&1 ||
+	GROWTH=100000 PRHELPER=$tmp/$1/prhelper test/t/wire.t \
+		>"$tmp/$1/tap" 2>&1 ||
 		grep -v '^ok' "$tmp/$1/tap" | sed 's/^/# /'
 	is "$(grep -c '^not ok' "$tmp/$1/tap")" 0 "$1: wire tests pass"
 	ok "$1: all of them" grep -q '^1\.\.' "$tmp/$1/tap"
