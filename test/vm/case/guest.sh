@@ -1,0 +1,174 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# A real guest: QEMU runs in the test machine and hands a disk of LIO to it
+# as scsi-block; its reservations go through prhelper. Another nexus to the
+# same disk plays another host, and is the witness. What is in /guest comes
+# from ../../t/vm-guest.t.
+# vm: -m 2048 -t 300
+
+# shellcheck source=test/vm/lib.sh
+. /lib.sh
+
+### The guest waits for orders on its second serial line
+
+mkfifo /run/guest.in /run/guest.out
+exec 8<>/run/guest.in 9<>/run/guest.out
+
+# arrive: QEMU starts with the state of a guest that was booted elsewhere,
+# which then finds a disk
+arrive() {
+	cd /guest || return
+	# shellcheck disable=SC2046 # they are several
+	/usr/bin/qemu-system-x86_64 $(cat qemu-args) -runas nobody \
+		-serial file:/dev/console -serial pipe:/run/guest \
+		-object pr-manager-helper,id=pr0,path=$socket \
+		-drive if=none,id=d0,format=raw,cache=none,$(
+			)file="$x",file.pr-manager=pr0 \
+		-device scsi-block,drive=d0 \
+		-incoming 'exec:cat state' >&2 &
+	qemu=$!
+	cd /tmp || return
+	# Who waits for a guest that is no more gets an answer, too
+	{
+		while kill -0 $qemu 2>/dev/null; do
+			sleep 1
+		done
+		echo '=125' >/run/guest.out
+	} >&2 &
+	# The state overwrites a byte that arrives before it
+	echo >&8
+	order echo hello
+	until grep -q hello /tmp/hello 2>/dev/null; do
+		answer >/tmp/hello || return
+	done
+	guest 'echo - - - >/sys/class/scsi_host/host0/scan' &&
+		guest 'test -b /dev/sda'
+}
+
+# answer: print what the guest says up to an exit status, return that
+answer() {
+	while read -r line <&9; do
+		case $line in
+		=*) return "${line#=}" ;;
+		esac
+		printf '%s\n' "$line"
+	done
+}
+
+order() {
+	echo "$*" >&8
+}
+
+# guest COMMAND...: let it run there
+guest() {
+	order "$@"
+	answer
+}
+
+# guest_out ARGUMENT...: a PERSISTENT RESERVE OUT of the guest
+guest_out() {
+	guest sg_persist -n -o "$@" /dev/sda >&2
+}
+
+# guest_in ARGUMENT...: ... and IN
+guest_in() {
+	guest sg_persist -n -i "$@" /dev/sda
+}
+
+# other_out ARGUMENT...: a PERSISTENT RESERVE OUT of the other host
+other_out() {
+	drain "$y"
+	sg_persist -n -o "$@" "$y" >&2
+}
+
+keys_are() {
+	is "$(keys "$y")" "$1" "... keys at the target: ${1:-none}"
+}
+
+holder_is() {
+	is "$(holder "$y")" "$1" "... holder: ${1:-none}"
+}
+
+helper_dies() {
+	kill -9 "$helper_pid"
+	wait "$helper_pid" 2>/dev/null
+}
+
+helper_returns() {
+	start_helper -v 2>>/tmp/messages
+	chmod 666 $socket
+}
+
+### Without the helper there is nothing to reserve with
+
+lun a
+x=$(path a)	# the guest's
+y=$(path a)	# another host's
+chmod 666 "$x"
+ok 'the helper starts and serves' helper_returns
+ok 'a guest arrives' arrive
+is "$(sed -n 's/^CapEff:[[:space:]]*//p' "/proc/$qemu/status")" \
+	0000000000000000 'its QEMU has no capability'
+like "$(su -s /bin/sh nobody -c "sg_turs $x && sg_persist -n -k $x" 2>&1)" \
+	'*(Read keys): Operation not permitted*' \
+	'... and so the kernel refuses READ KEYS'
+
+### What a cluster does
+
+like "$(guest_in -k)" '*NO registered*' 'READ KEYS: none'
+ok 'REGISTER' guest_out -G -S a
+keys_are a
+ok 'the other host registers' other_out -G -S b
+like "$(guest_in -k)" '*0xa?*0xb*' 'READ KEYS: both'
+ok 'RESERVE' guest_out -R -K a -T 5
+holder_is 'a Write Exclusive, registrants only'
+like "$(guest_in -r)" '*Key=0xa?*Write Exclusive, registrants only*' \
+	'READ RESERVATION'
+ok 'RELEASE' guest_out -L -K a -T 5
+holder_is ''
+
+ok 'the other host reserves' other_out -R -K b -T 5
+guest_out -R -K a -T 5
+is $? 24 'RESERVE: conflict'
+holder_is 'b Write Exclusive, registrants only'
+
+helper_dies
+ok 'the helper is killed and started again' helper_returns
+ok 'PREEMPT with the new helper' guest_out -P -K a -S b -T 5
+keys_are a
+holder_is 'a Write Exclusive, registrants only'
+ok 'the guest can write' guest \
+	'dd if=/dev/zero of=/dev/sda oflag=direct bs=4k count=1 2>/dev/null'
+write_to "$y"
+is $? 1 'the other host cannot'
+like "$(guest_in -s)" "*Key=0xa?*Reservation holder*$(
+	)Write Exclusive, registrants only*5001405000000001*" \
+	'READ FULL STATUS'
+
+# QEMU tries again every second, for about 4 seconds
+helper_dies
+strace -f -qq -e trace=connect -o /tmp/connects -p "$qemu" &
+strace_pid=$!
+usleep 500000
+order sg_persist -n -i -r /dev/sda
+ok 'the helper is killed, the guest misses it' \
+	within 60 grep -q $socket /tmp/connects
+ok 'it is started again' helper_returns
+answer >/tmp/answer
+is $? 0 'READ RESERVATION has waited for it'
+kill $strace_pid
+cat /tmp/connects >&2
+
+ok 'RELEASE' guest_out -L -K a -T 5
+holder_is ''
+ok 'the other host registers again' other_out -G -S b
+ok 'CLEAR' guest_out -C -K a
+keys_are ''
+
+cat /tmp/messages >&2
+is "$(grep -c " pid $qemu uid .* ${x#/dev/}: " /tmp/messages)" 7 \
+	'all that the guest changed went through the helper'
+kill "$qemu"
+stop_helper
+done_testing
