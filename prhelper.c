@@ -124,7 +124,8 @@ static void
 run(struct client *c, struct request *rq, struct reply *rp)
 {
 	trace(TRACE_REQUEST, "pid=%ld fd=%d opcode=%02x action=%02x len=%u",
-	    (long)c->pid, rq->fd, rq->cdb[0], rq->cdb[1] & 0x1f, rq->len);
+	    (long)c->pid, rq->fd, rq->cdb[0], rq->cdb[1] & ACTION_MASK,
+	    rq->len);
 	if (proto_check(rq, rp) == 0)
 		sg_run(rq, rp);
 	else

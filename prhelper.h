@@ -18,7 +18,7 @@ enum {
 enum {
 	CLIENTS_MAX = 1280,       /* 1,024 idle guests and room to spare */
 	FD_RESERVE = 16,          /* descriptors that are not for clients */
-	WORKER_STACK = 64 * 1024, /* bytes; DATA_MAX and a printf fit twice */
+	WORKER_STACK = 64 * 1024, /* bytes; DATA_MAX and a line, twice */
 	PARK_TIME = 10000,        /* an idle worker leaves after this */
 	QUIET_TIME = 1000,        /* a busy connection is quiet after this;
 				   also SO_RCVTIMEO and SO_SNDTIMEO */
@@ -62,7 +62,8 @@ enum {
 enum {
 	PR_IN = 0x5e,
 	PR_OUT = 0x5f,
-	PR_CLEANUP = 0xff, /* QEMU's own: forget the registration */
+	PR_CLEANUP = 0xff,  /* QEMU's own: forget the registration */
+	ACTION_MASK = 0x1f, /* the service action in byte 1 of the CDB */
 };
 
 struct request {

@@ -326,7 +326,7 @@ proto_log(
 		"REGISTER AND MOVE", "REPLACE LOST RESERVATION",
 	};
 	/* clang-format on */
-	unsigned int action = rq->cdb[1] & 0x1f;
+	unsigned int action = rq->cdb[1] & ACTION_MASK;
 	uint64_t key = 0, service_key = 0;
 	char name[40];
 

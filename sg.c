@@ -16,12 +16,9 @@
 
 #include "prhelper.h"
 
-#define LEN(a) (sizeof(a) / sizeof((a)[0]))
-
 enum {
-	SG_MAJOR = 21,      /* Linux devices.txt: generic SCSI */
-	SD_MINORS = 16,     /* sd: the disk, then its partitions */
-	ACTION_MASK = 0x1f, /* service action in CDB byte 1 */
+	SG_MAJOR = 21,  /* Linux devices.txt: generic SCSI */
+	SD_MINORS = 16, /* sd: the disk, then its partitions */
 	PREEMPT_AND_ABORT = 5,
 	DRIVER_MASK = 0x0f,  /* the rest of driver_status are hints */
 	DRIVER_SENSE = 0x08, /* sense is valid; older kernels */

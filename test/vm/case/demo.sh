@@ -46,11 +46,11 @@ step "A disk that two hosts share: A sees it as $a, B as $b." \
 ok 'A can write' write_to "$a"
 ok 'B can write' write_to "$b"
 
-step "On A runs the helper: prhelper -k $socket. It keeps one capability:"
+step "On A runs the helper: prhelper -k $socket. What it keeps of root:"
 start_helper
 caps=$(sed -n 's/^CapEff:.//p' "/proc/$helper_pid/status")
-diag "    CapEff $caps (bit 17 is CAP_SYS_RAWIO, bit 21 CAP_SYS_ADMIN" \
-	"for device-mapper)"
+diag "    CapEff $caps"
+diag "    (bit 17: CAP_SYS_RAWIO; bit 21: CAP_SYS_ADMIN, for device-mapper)"
 ok 'the helper serves its socket' serving
 
 step "A guest's QEMU sends the helper a command and a descriptor of $a."
