@@ -681,39 +681,19 @@ parse(struct options *o, int argc, char *argv[])
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, shorts, longs, NULL)) >= 0) {
 		switch (c) {
-		case 'd':
-			o->daemon = 1;
-			break;
-		case 'f':
-			o->pidfile = optarg;
-			break;
-		case 'g':
-			o->group = optarg;
-			break;
-		case 'h':
-			usage();
-			break;
-		case 'k':
-			o->socket = optarg;
-			break;
-		case 'q':
-			verbosity = LOG_ERRORS;
-			break;
-		case 'T':
-			trace_option(optarg);
-			break;
-		case 'u':
-			o->user = optarg;
-			break;
-		case 'v':
-			verbosity++;
-			break;
+		case 'd': o->daemon = 1; break;
+		case 'f': o->pidfile = optarg; break;
+		case 'g': o->group = optarg; break;
+		case 'h': usage(); break;
+		case 'k': o->socket = optarg; break;
+		case 'q': verbosity = LOG_ERRORS; break;
+		case 'T': trace_option(optarg); break;
+		case 'u': o->user = optarg; break;
+		case 'v': verbosity++; break;
 		case 'V':
 			puts("prhelper " VERSION);
 			exit(fflush(stdout) == 0 ? 0 : 1);
-		case ':':
-			die("option -%c: needs an argument", optopt);
-			break;
+		case ':': die("option -%c: needs an argument", optopt); break;
 		default:
 			if (!optopt)
 				die("option %s: unknown; see -h",

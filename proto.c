@@ -164,14 +164,9 @@ data_len(const uint8_t *cdb)
 	case PR_IN: /* bytes 7 to 8 */
 		len = (uint32_t)cdb[7] << 8 | cdb[8];
 		break;
-	case PR_OUT: /* bytes 5 to 8 */
-		len = get32(cdb + 5);
-		break;
-	case PR_CLEANUP:
-		len = 0;
-		break;
-	default:
-		return -1;
+	case PR_OUT: /* bytes 5 to 8 */ len = get32(cdb + 5); break;
+	case PR_CLEANUP: len = 0; break;
+	default: return -1;
 	}
 	return len > DATA_MAX ? -1 : (int)len;
 }
