@@ -128,8 +128,6 @@ run(struct client *c, struct request *rq, struct reply *rp)
 	    rq->len);
 	if (proto_check(rq, rp) == 0)
 		sg_run(rq, rp);
-	else
-		trace(TRACE_REFUSED, "fd=%d read-only", rq->fd);
 	proto_log(rq, rp, c->pid, c->uid);
 	/* First close, then reply: the guest may want the disk for itself. */
 	close(rq->fd);

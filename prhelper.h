@@ -131,13 +131,15 @@ int proto_features(int sock, int64_t deadline);
  * With IO_STARVED the request was read but has no descriptor.
  */
 int proto_read(int sock, struct request *);
-/* May this client ask for it? 0, or -1 and the reply that says why not. */
+/* May this client ask for it? 0, or -1 and the refusal. */
 int proto_check(const struct request *, struct reply *);
 /* Send a reply in one go; flags as in send(2). */
 int proto_write(
     int sock, const struct request *, const struct reply *, int flags);
 /* Fill in a reply without sense or payload. */
 void proto_status(struct reply *, uint8_t status);
+/* This descriptor is no good for it: 5h/20h/00h. Why is for the trace. */
+void proto_refuse(const struct request *, struct reply *, const char *why);
 /* CHECK CONDITION with fixed format sense data, SPC-4 4.5.3. */
 void proto_sense(struct reply *, uint32_t sense);
 /* With -v: one line for an OUT and what came of it. */
@@ -193,7 +195,10 @@ int number(const char *);
  * in state Z or X is dead, even while a thread of it hangs. Dies on failure.
  */
 void pidfile_write(const char *path);
-/* Does the process live? By /proc/PID/stat; without /proc by kill(pid, 0). */
+/*
+ * Does another process with this pid live? By /proc/PID/stat; without /proc by
+ * kill(pid, 0).
+ */
 int pid_alive(pid_t);
 /* Tell a service manager, if there is one: sd_notify(3). */
 void notify(const char *state);

@@ -154,17 +154,18 @@ proto_features(int sock, int64_t deadline)
 	return io;
 }
 
-/* The length that a CDB names, or -1 if it is none of ours. */
+/*
+ * The length that a CDB names, or -1 if it is none of ours: bytes 7 to 8 of
+ * an IN, 5 to 8 of an OUT.
+ */
 static int
 data_len(const uint8_t *cdb)
 {
 	uint32_t len;
 
 	switch (cdb[0]) {
-	case PR_IN: /* bytes 7 to 8 */
-		len = (uint32_t)cdb[7] << 8 | cdb[8];
-		break;
-	case PR_OUT: /* bytes 5 to 8 */ len = get32(cdb + 5); break;
+	case PR_IN: len = (uint32_t)cdb[7] << 8 | cdb[8]; break;
+	case PR_OUT: len = get32(cdb + 5); break;
 	case PR_CLEANUP: len = 0; break;
 	default: return -1;
 	}
@@ -221,6 +222,13 @@ proto_sense(struct reply *rp, uint32_t sense)
 	rp->sense[13] = (uint8_t)sense;
 }
 
+void
+proto_refuse(const struct request *rq, struct reply *rp, const char *why)
+{
+	trace(TRACE_REFUSED, "fd=%d %s", rq->fd, why);
+	proto_sense(rp, INVALID_OPCODE);
+}
+
 int
 proto_check(const struct request *rq, struct reply *rp)
 {
@@ -232,7 +240,7 @@ proto_check(const struct request *rq, struct reply *rp)
 	flags = fcntl(rq->fd, F_GETFL);
 	if (flags >= 0 && !(flags & O_PATH) && (flags & O_ACCMODE) != O_RDONLY)
 		return 0;
-	proto_sense(rp, INVALID_OPCODE);
+	proto_refuse(rq, rp, "read-only");
 	return -1;
 }
 

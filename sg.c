@@ -189,8 +189,7 @@ sg_run(const struct request *rq, struct reply *rp)
 	int err;
 
 	if (fstat(rq->fd, &st) < 0 || !scsi_node(&st)) {
-		proto_sense(rp, INVALID_OPCODE);
-		trace(TRACE_REFUSED, "fd=%d no SCSI device", rq->fd);
+		proto_refuse(rq, rp, "no SCSI device");
 		return;
 	}
 	if (rq->cdb[0] == PR_CLEANUP) {

@@ -99,7 +99,7 @@ alive(int sock, pid_t pid)
 			return recv(sock, features, sizeof(features), 0) ==
 			    sizeof(features);
 	} while ((pid <= 0 || pid_alive(pid)) && now() < end);
-	return pid > 0 && pid != getpid() && pid_alive(pid);
+	return pid_alive(pid);
 }
 
 /* Does a living helper serve this address? 1 and its pid (0: unknown). */

@@ -172,6 +172,8 @@ pid_alive(pid_t pid)
 	ssize_t n;
 	int fd;
 
+	if (pid <= 0 || pid == getpid())
+		return 0;
 	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
 	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) {
 		if (access("/proc/self/stat", F_OK) == 0)
@@ -204,10 +206,8 @@ pidfile_write(const char *path)
 	buf[n] = '\0';
 	buf[strcspn(buf, "\n")] = '\0';
 	pid = number(buf);
-	if (pid == getpid())
-		pid = -1;
 	/* It may have been killed just now. */
-	for (end = now() + PROBE_TIME; pid > 0 && pid_alive(pid);
+	for (end = now() + PROBE_TIME; pid_alive(pid);
 	     poll(NULL, 0, RETRY_TIME))
 		if (now() >= end)
 			die("pid file %s: process %d is alive", path, pid);
