@@ -42,7 +42,8 @@ formatted() {
 
 # Lines wider than 80 columns; tables may have their own form, not width.
 wide() {
-	for f in *.[ch] test/*.[ch] test/*/*.[ch] prhelper.8 $scripts; do
+	for f in *.[ch] test/*.[ch] test/*/*.[ch] prhelper.8 $scripts \
+			test/tap.sh test/vm/lib.sh test/vm/case/*.sh; do
 		expand "$f" | grep -nE '^.{81}' | sed "s,^,$f: ,"
 	done
 }

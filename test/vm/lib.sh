@@ -53,6 +53,23 @@ running() {
 	echo running >"/sys/block/${1##*/}/device/state"
 }
 
+# transport offline|online DISK: the same, but the kernel does not notice
+transport() {
+	hctl=$(readlink -f "/sys/block/${2##*/}/device")
+	hctl=${hctl##*/}
+	address=$(grep -lx "${hctl%:*}" $target/loopback/*/tpgt_1/address)
+	echo "$1" >"${address%/*}/transport_status"
+}
+
+# partition DISK: make one of 1 MB at sector 2048, as sfdisk would write it
+partition() {
+	printf '\0\0\0\0\203\0\0\0\0\10\0\0\0\10\0\0' |
+		dd of="$1" bs=1 seek=446 conv=notrunc 2>/dev/null
+	printf '\125\252' | dd of="$1" bs=1 seek=510 conv=notrunc 2>/dev/null
+	blockdev --rereadpt "$1"
+	within 10 test -b "${1}1"
+}
+
 # drain DISK: fetch what unit attentions wait for this nexus. A PERSISTENT
 # RESERVE OUT would return one without effect.
 drain() {
@@ -130,6 +147,11 @@ serving() {
 	timeout 1 prc $socket /dev/null "$(in_cdb 0 8)" >/dev/null 2>&1
 }
 
+# status PID NAME: print that line of the process's status
+status() {
+	sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"
+}
+
 stop_helper() {
 	kill "$helper_pid"
 	wait "$helper_pid"
@@ -173,4 +195,17 @@ holder() {
 	drain "$1"
 	sg_persist -n -r "$1" |
 		sed -n 's/.*Key *= *0x//p; s/.*type: //p' | xargs
+}
+
+# keys_are WANT, holder_is WANT: at the target, as the disk $witness sees it.
+# $kind, if there is one, begins the description.
+witness=
+keys_are() {
+	is "$(keys "$witness")" "$1" \
+		"${kind:+$kind: }... keys at the target: ${1:-none}"
+}
+
+holder_is() {
+	is "$(holder "$witness")" "$1" \
+		"${kind:+$kind: }... holder: ${1:-none}"
 }

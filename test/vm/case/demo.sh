@@ -48,8 +48,7 @@ ok 'B can write' write_to "$b"
 
 step "On A runs the helper: prhelper -k $socket. What it keeps of root:"
 start_helper
-caps=$(sed -n 's/^CapEff:.//p' "/proc/$helper_pid/status")
-diag "    CapEff $caps"
+diag "    CapEff $(status "$helper_pid" CapEff)"
 diag "    (bit 17: CAP_SYS_RAWIO; bit 21: CAP_SYS_ADMIN, for device-mapper)"
 ok 'the helper serves its socket' serving
 

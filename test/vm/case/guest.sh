@@ -82,14 +82,6 @@ other_out() {
 	sg_persist -n -o "$@" "$y" >&2
 }
 
-keys_are() {
-	is "$(keys "$y")" "$1" "... keys at the target: ${1:-none}"
-}
-
-holder_is() {
-	is "$(holder "$y")" "$1" "... holder: ${1:-none}"
-}
-
 helper_dies() {
 	kill -9 "$helper_pid"
 	wait "$helper_pid" 2>/dev/null
@@ -105,11 +97,11 @@ helper_returns() {
 lun a
 x=$(path a)	# the guest's
 y=$(path a)	# another host's
+witness=$y
 chmod 666 "$x"
 ok 'the helper starts and serves' helper_returns
 ok 'a guest arrives' arrive
-is "$(sed -n 's/^CapEff:[[:space:]]*//p' "/proc/$qemu/status")" \
-	0000000000000000 'its QEMU has no capability'
+is "$(status "$qemu" CapEff)" 0000000000000000 'its QEMU has no capability'
 like "$(su -s /bin/sh nobody -c "sg_turs $x && sg_persist -n -k $x" 2>&1)" \
 	'*(Read keys): Operation not permitted*' \
 	'... and so the kernel refuses READ KEYS'

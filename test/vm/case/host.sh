@@ -18,8 +18,8 @@ is $? 0 '-d: started'
 ok '-d: serves when the command returns' serving
 is "$(pr_out "$d" 0 0 0 abc)" '00 -' '-d: REGISTER on a real disk'
 logged() {
-	grep -q "prhelper\[.*uid 0 ${d##*/}: REGISTER (00h).*0xabc.*status 00h" \
-		/tmp/messages
+	grep -q "prhelper\[.*uid 0 ${d##*/}: REGISTER (00h).*0xabc.*$(
+		)status 00h" /tmp/messages
 }
 ok '-v: the registration is in the log: who, where, what' within 5 logged
 kill "$(cat /run/pr.pid)"
@@ -28,13 +28,13 @@ ok '-d: ends' within 10 test ! -e /run/pr.pid
 ### as nobody: the right capabilities, and enough of them
 
 start_helper -u nobody
-status=/proc/$helper_pid/status
-is "$(awk '/^[UG]id/ { print $2, $3, $4, $5 }' "$status" | sort -u)" \
+p=$helper_pid
+is "$({ status "$p" Uid; status "$p" Gid; } | tr '\t' ' ' | sort -u)" \
 	'65534 65534 65534 65534' '-u nobody: ids'
 # bits 17, 21 and 2: device-mapper is present here
-is "$(sed -n 's/^CapEff:.//p' "$status")" 0000000000220004 \
+is "$(status "$p" CapEff)" 0000000000220004 \
 	'-u nobody: CAP_SYS_RAWIO, CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH'
-is "$(sed -n 's/^CapBnd:.//p' "$status")" 0000000000000000 \
+is "$(status "$p" CapBnd)" 0000000000000000 \
 	'-u nobody: empty bounding set'
 is "$(pr_out "$d" 1 5 abc 0)" '00 -' '-u nobody: RESERVE on a real disk'
 like "$(holder "$d")" 'abc *' '-u nobody: and it took effect'
@@ -58,7 +58,7 @@ ok 'trace: the outcome of SG_IO' grep -q \
 
 start_helper
 rss() {
-	sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$helper_pid/status"
+	status "$helper_pid" VmRSS | tr -dc 0-9
 }
 before=$(rss)
 prc -q -n 1000 $socket "$d" "$(in_cdb 0 8192)" >/dev/null

@@ -77,14 +77,6 @@ on() {
 	done
 }
 
-# transport STATUS DISK
-transport() {
-	t=$(grep -lx "$(readlink -f "/sys/block/${2##*/}/device" |
-		sed 's,.*/\(.*\):.*,\1,')" \
-		$target/loopback/*/tpgt_1/address)
-	echo "$1" >"${t%/*}/transport_status"
-}
-
 ### Commands for both. What was asked and answered goes to /tmp/asked and
 ### /tmp/ours, /tmp/theirs: there each command is one line.
 
@@ -538,14 +530,9 @@ how=rw
 differs=-
 look
 
-# One partition of 1 MB at sector 2048
 for side in ours theirs; do
 	d=$(readlink -f /run/$side/x)
-	printf '\0\0\0\0\203\0\0\0\0\10\0\0\0\10\0\0' |
-		dd of="$d" bs=1 seek=446 conv=notrunc 2>/dev/null
-	printf '\125\252' | dd of="$d" bs=1 seek=510 conv=notrunc 2>/dev/null
-	blockdev --rereadpt "$d"
-	within 10 test -b "${d}1"
+	partition "$d"
 	ln -s "${d}1" /run/$side/part
 done
 # REGISTER AND IGNORE EXISTING KEY with key 0 of who has none changes nothing,

@@ -12,7 +12,8 @@
 lun a
 x=$(path a)
 y=$(path a)
-w=$(path a)	# the witness's: never registered
+w=$(path a)	# never registered
+witness=$w
 ok 'the helper starts and serves' start_helper
 
 # prout WANT WHAT DEVICE ACTION TYPE KEY ACTION-KEY [FLAGS]
@@ -27,14 +28,6 @@ prin() {
 	want=$1 what=$2
 	shift 2
 	like "$(pr_in "$@")" "$want" "$kind: $what"
-}
-
-keys_are() {
-	is "$(keys "$w")" "$1" "$kind: ... keys at the target: ${1:-none}"
-}
-
-holder_is() {
-	is "$(holder "$w")" "$1" "$kind: ... holder: ${1:-none}"
 }
 
 # may COMMAND...: prints yes or no
@@ -255,12 +248,7 @@ both '00 - 00000' "$no" 'sd, read-only: IN works, OUT does not' ro "$x"
 both '00 - 00000' "$no" 'sg, read-only: IN works, OUT does not' ro "$sx"
 is "$(keys "$w")" '' '... and nothing was registered'
 
-# one partition: 1 MB at sector 2048, in a table that sfdisk would write
-printf '\0\0\0\0\203\0\0\0\0\10\0\0\0\10\0\0' |
-	dd of="$x" bs=1 seek=446 conv=notrunc 2>/dev/null
-printf '\125\252' | dd of="$x" bs=1 seek=510 conv=notrunc 2>/dev/null
-blockdev --rereadpt "$x"
-ok 'there is a partition' within 10 test -b "${x}1"
+ok 'there is a partition' partition "$x"
 both "$no" "$no" 'partition' rw "${x}1"
 
 loop=$(losetup -f)
@@ -328,14 +316,12 @@ done
 
 # The transport fails, and the kernel has not noticed: the command comes back
 # with SCSI status 0 and a host status, which is no GOOD.
-tpg=$(grep -lx "$(readlink -f "/sys/block/${x##*/}/device" |
-	sed 's,.*/\(.*\):.*,\1,')" $target/loopback/*/tpgt_1/address)
-echo offline >"${tpg%/*}/transport_status"
+transport offline "$x"
 for d in "$x" "$sx"; do
 	is "$(pr_in "$d" 0) $(pr_out "$d" 0 0 c 0)" \
 		'02 b/08/00 - 02 b/08/00' "$d: a failed transport is no GOOD"
 done
-echo online >"${tpg%/*}/transport_status"
+transport online "$x"
 kind=transport
 drain "$x"
 keys_are c
@@ -343,21 +329,20 @@ prout '00 -' 'REGISTER with key 0' "$x" 0 0 c 0
 
 ### The helper itself
 
-status() {
-	sed -n "s/^$1:[[:space:]]*//p" "/proc/$helper_pid/status"
-}
-
-is "$(status NoNewPrivs) $(status CapBnd)" '1 0000000000000000' \
+p=$helper_pid
+is "$(status "$p" NoNewPrivs) $(status "$p" CapBnd)" '1 0000000000000000' \
 	'nothing can be gained any more'
 # CAP_SYS_RAWIO, and CAP_SYS_ADMIN for device-mapper
-is "$(status CapEff) $(status CapPrm)" '0000000000220000 0000000000220000' \
+is "$(status "$p" CapEff) $(status "$p" CapPrm)" \
+	'0000000000220000 0000000000220000' \
 	'root keeps two capabilities'
 stop_helper
 is "$?" 0 'SIGTERM ends it with exit status 0'
 ok 'and its socket is gone' test ! -e $socket
 
 ok 'as somebody else' start_helper -u nobody
-like "$(status Uid | tr '\t' ' ') $(status Groups)" \
+p=$helper_pid
+like "$(status "$p" Uid | tr '\t' ' ') $(status "$p" Groups)" \
 	'65534 65534 65534 65534 ' 'it is nobody, in no other group'
 kind='-u nobody'
 prout '00 -' 'REGISTER' "$x" 0 0 0 a
