@@ -6,7 +6,8 @@ include config.mk
 BIN = prhelper
 ALIAS = qemu-pr-helper
 MAN = prhelper.8
-SRC = prhelper.c sock.c priv.c proto.c sg.c dm.c trace.c util.c
+SRC = prhelper.c sock.c priv.c proto.c mpath.c sg.c dm.c path.c state.c \
+	trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
 DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \
 	${SRC} ${MAN} test .ci .clang-format .clang-tidy
@@ -35,6 +36,9 @@ test:
 
 demo:
 	sh test/demo
+
+sim:
+	@${MAKE} -s -C test sim/sim
 
 check:
 	sh test/run lint
@@ -66,4 +70,4 @@ dist:
 	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
 	rm -rf ${BIN}-${VERSION}
 
-.PHONY: all libs libdm test demo check install uninstall clean dist
+.PHONY: all libs libdm test demo sim check install uninstall clean dist

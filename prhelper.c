@@ -126,8 +126,12 @@ run(struct client *c, struct request *rq, struct reply *rp)
 	trace(TRACE_REQUEST, "pid=%ld fd=%d opcode=%02x action=%02x len=%u",
 	    (long)c->pid, rq->fd, rq->cdb[0], rq->cdb[1] & ACTION_MASK,
 	    rq->len);
-	if (proto_check(rq, rp) == 0)
-		sg_run(rq, rp);
+	if (proto_check(rq, rp) == 0) {
+		if (sg_node(rq->fd))
+			sg_run(rq, rp);
+		else
+			mpath_run(rq, rp);
+	}
 	proto_log(rq, rp, c->pid, c->uid);
 	/* First close, then reply: the guest may want the disk for itself. */
 	close(rq->fd);

@@ -12,6 +12,7 @@ enum {
 	SENSE_LEN = 96,            /* SCSI_SENSE_BUFFERSIZE of the kernel */
 	REPLY_LEN = 8 + SENSE_LEN, /* status, payload size, sense */
 	DATA_MAX = 8192,           /* longest parameter list or payload */
+	PARAMS_LEN = 24,           /* of an OUT without TransportIDs */
 };
 
 /* How many and how long; milliseconds where not said otherwise. */
@@ -33,6 +34,15 @@ enum {
 	SG_TIME = 10000,          /* one command; the kernel raises less than
 				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */
 	SG_ABORT_TIME = 60000,    /* PREEMPT AND ABORT waits for each task */
+	PATHS_MAX = 64,           /* of a map */
+	LUNS_MAX = 1024,          /* that are remembered */
+	WWID_LEN = 256,           /* with its end; the kernel's longest is
+				   a SCSI name string */
+	MPATH_TIME = 20000,       /* one command over all its paths */
+	DM_TIME = 1000,           /* for a turn at libdevmapper */
+	PATIENCE = 500,           /* a path may be silent so long before the
+				   next one is tried, or it is given up */
+	WARN_TIME = 3600000,      /* between warnings of the same thing */
 };
 
 /* SCSI status codes, SAM-5 5.3.1. */
@@ -42,6 +52,7 @@ enum {
 	BUSY = 0x08,
 	RESERVATION_CONFLICT = 0x18,
 	TASK_SET_FULL = 0x28,
+	TASK_ABORTED = 0x40,
 };
 
 /* Additional sense: sense key, ASC and ASCQ in one number. */
@@ -49,7 +60,10 @@ enum {
 	MEDIUM_ERROR = 0x031100,   /* unrecovered read error */
 	TARGET_FAILURE = 0x044400, /* internal target failure */
 	INVALID_OPCODE = 0x052000,
+	PARAMS_LENGTH = 0x051a00,   /* parameter list length error */
 	INVALID_FIELD = 0x052400,   /* in the CDB */
+	INVALID_PARAM = 0x052600,   /* in the parameter list */
+	INVALID_RELEASE = 0x052604, /* of a persistent reservation */
 	DEVICE_RESET = 0x062900,    /* power on, reset, or bus reset */
 	SPACE_FAILED = 0x072707,    /* space allocation failed */
 	IO_TERMINATED = 0x0b0006,   /* I/O process terminated */
@@ -60,10 +74,26 @@ enum {
 
 /* What a client asks for: the opcode, SPC-4 6.15 and 6.16. */
 enum {
+	TEST_UNIT_READY = 0x00,
 	PR_IN = 0x5e,
 	PR_OUT = 0x5f,
 	PR_CLEANUP = 0xff,  /* QEMU's own: forget the registration */
 	ACTION_MASK = 0x1f, /* the service action in byte 1 of the CDB */
+	TYPE_MASK = 0x0f,   /* the type in byte 2 */
+};
+
+/* Service actions of both, SPC-4 6.15.1 and 6.16.2. */
+enum { READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES, READ_FULL_STATUS };
+enum {
+	REGISTER,
+	RESERVE,
+	RELEASE,
+	CLEAR,
+	PREEMPT,
+	PREEMPT_AND_ABORT,
+	REGISTER_AND_IGNORE,
+	REGISTER_AND_MOVE,
+	REPLACE_LOST,
 };
 
 struct request {
@@ -79,6 +109,48 @@ struct reply {
 	uint8_t sense[SENSE_LEN];
 };
 
+/* A path of a multipath map: an I_T nexus with its own registration. */
+struct path {
+	dev_t dev;       /* of the sd node */
+	uint8_t active;  /* device-mapper uses it: A, not F */
+	uint8_t current; /* in the path group that is in use */
+};
+
+struct map {
+	dev_t dev;           /* of the dm node */
+	char wwid[WWID_LEN]; /* of the logical unit; empty: no path knows */
+	int n;
+	struct path paths[PATHS_MAX]; /* in the order of the status line */
+};
+
+/* How a command to a path ended. */
+enum {
+	SG_ANSWERED, /* the device's answer is in the reply */
+	SG_DEAD,     /* no such path any more: not executed */
+	SG_UNUSABLE, /* not sent: blocked, no permission, another LUN's, or a
+			command that was abandoned has not come back yet */
+	SG_LOST,     /* the answer was lost: may have been executed */
+	SG_SILENT,   /* no answer yet: abandoned, may be executed even later */
+};
+
+/* One command to one path. */
+struct job {
+	dev_t dev;
+	struct request rq; /* without a descriptor; data is the caller's and
+			      not touched once the job is abandoned */
+	struct reply rp;   /* what to tell the guest if it ends with this */
+	uint8_t how;       /* SG_ of the above */
+	uint8_t verdict;   /* this and the next are mpath.c's */
+	uint8_t tries;
+};
+
+/* clock.c: the clock */
+
+/* Milliseconds of CLOCK_MONOTONIC. */
+int64_t now(void);
+/* Sleep until now() is at least that. */
+void wait_until(int64_t);
+
 /* dm.c: the only user of libdevmapper */
 
 /*
@@ -87,6 +159,46 @@ struct reply {
  * open. Nothing is created in /dev.
  */
 int dm_init(void);
+/*
+ * Read the multipath map that a descriptor is, or that a linear target over
+ * the whole of it leads to. DM_OTHER: it is something else. DM_BUSY: the
+ * library had no time, or no memory. DM_BROKEN: the kernel's answer is not
+ * understood, or its paths lead to different logical units; a log line says
+ * why.
+ */
+enum { DM_MAP, DM_OTHER, DM_BUSY, DM_BROKEN };
+int dm_read(int fd, struct map *);
+/* The paths that a status line of a multipath target lists. 0, or -1. */
+int dm_parse(const char *params, struct map *);
+/*
+ * Does the map queue I/O while there is no path (queue_if_no_path)? Yes if
+ * the library has no time to say.
+ */
+int dm_queues(const struct map *);
+
+/* mpath.c: a command of the guest over all paths of a multipath map */
+
+/*
+ * Run the request on the map that its descriptor is; what is no multipath
+ * map is refused. May take MPATH_TIME, and longer for PREEMPT AND ABORT.
+ */
+void mpath_run(const struct request *, struct reply *);
+
+/* path.c: the only file that opens a device */
+
+/*
+ * Open the node of a path for SG_IO: read-only, which is enough with
+ * CAP_SYS_RAWIO and makes no udev rule run. The descriptor, or -1 and *how:
+ * SG_DEAD or SG_UNUSABLE. wwid is what the path must have. May block.
+ */
+int path_open(dev_t, const char *wwid, uint8_t *how);
+/*
+ * The kernel's name for the logical unit behind a path, made from VPD page
+ * 83h: device/wwid in sysfs. 0, or -1 if there is none.
+ */
+int path_wwid(dev_t, char wwid[WWID_LEN]);
+/* The size of a block device in sectors of 512 bytes; 0: unknown. */
+uint64_t path_size(dev_t);
 
 /* priv.c: ids, capabilities, confinement; one straight path, run once */
 
@@ -142,16 +254,27 @@ void proto_status(struct reply *, uint8_t status);
 void proto_refuse(const struct request *, struct reply *, const char *why);
 /* CHECK CONDITION with fixed format sense data, SPC-4 4.5.3. */
 void proto_sense(struct reply *, uint32_t sense);
+/* The additional sense in fixed or descriptor format sense data. */
+uint32_t proto_sense_of(const uint8_t *sense);
+/* Name of the command in a CDB, for messages. */
+const char *proto_name(const uint8_t *cdb);
 /* With -v: one line for an OUT and what came of it. */
 void proto_log(const struct request *, const struct reply *, pid_t, uid_t);
 
 /* sg.c: the only ioctl(SG_IO) */
 
-/*
- * Send the request to its disk and wait for the outcome. What is not the node
- * of a whole SCSI device, sd or sg, is refused.
- */
+/* Is this the node of a whole SCSI device, sd or sg? */
+int sg_node(int fd);
+/* Send the request to its disk, an sg_node(), and wait for the outcome. */
 void sg_run(const struct request *, struct reply *);
+/*
+ * Send n commands to paths of the logical unit wwid, one after another; the
+ * next one starts when the one before has an outcome or was silent for
+ * PATIENCE. Returns when each has an outcome, or when none came for patience
+ * milliseconds: the rest is abandoned then, and its paths get nothing new
+ * until it comes back.
+ */
+void sg_batch(struct job *, int n, const char *wwid, int patience);
 
 /* sock.c: the listening socket */
 
@@ -167,6 +290,45 @@ void sock_adopt(int fd);
  */
 int sock_listen(const char *path);
 
+/* state.c: what is remembered of each logical unit, and whose turn it is */
+
+/* What is known of the registration of a path. */
+enum {
+	MARK_NONE,    /* nothing: a path that is new */
+	MARK_CLEAN,   /* holds the key, or none if there is none */
+	MARK_SET,     /* missed a key: the key is to be registered */
+	MARK_CLEAR,   /* missed an unregistration */
+	MARK_TAINTED, /* an answer was lost: it may hold anything */
+};
+
+struct mark {
+	dev_t dev;
+	uint8_t mark;
+};
+
+enum { APTPL_UNKNOWN, APTPL_OFF, APTPL_ON };
+
+struct lun {
+	char wwid[WWID_LEN];
+	int busy;       /* it is somebody's turn */
+	uint64_t key;   /* that the guest wants registered; 0: none */
+	uint8_t aptpl;  /* as the guest last said: APTPL_ of the above */
+	dev_t holder;   /* the path that holds our reservation; 0: unknown, -1:
+			  we have none that a path holds */
+	uint8_t warned; /* of a type that is no good for several paths */
+	int n;
+	struct mark marks[PATHS_MAX];
+};
+
+/*
+ * What is remembered of a logical unit, for one command at a time; one that
+ * was unknown starts empty. NULL if it does not come within MPATH_TIME, or if
+ * the table is full.
+ */
+struct lun *state_get(const char *wwid);
+/* Keep it, and give it to the next one. */
+void state_put(struct lun *);
+
 /* util.c: helpers without state but argv0, verbosity and the trace sink */
 
 enum { LOG_ERRORS = -1, LOG_NORMAL, LOG_VERBOSE };
@@ -181,12 +343,11 @@ void say(int level, const char *, ...) __attribute__((format(printf, 2, 3)));
 /* From now on messages go to syslog(3). */
 void log_to_syslog(void);
 
-/* Milliseconds of CLOCK_MONOTONIC. */
-int64_t now(void);
 /* Big-endian numbers in bytes. */
 uint32_t get32(const uint8_t *);
 uint64_t get64(const uint8_t *);
 void put32(uint8_t *, uint32_t);
+void put64(uint8_t *, uint64_t);
 /* A whole number in decimal, 0 to INT_MAX; -1 if it is anything else. */
 int number(const char *);
 
@@ -211,6 +372,9 @@ enum trace {
 	TRACE_REFUSED,
 	TRACE_SG_IO,
 	TRACE_SG_DONE,
+	TRACE_DM_MAP,
+	TRACE_PATH_DONE,
+	TRACE_PATH_STEP,
 	TRACE_REPLY,
 	TRACE_QUIET,
 	TRACE_CLOSE,

@@ -23,9 +23,11 @@
 enum {
 	FEATURE_CLEANUP = 1, /* bit 0 */
 	FEATURES = FEATURE_CLEANUP,
-	FIXED_SENSE = 0x70, /* response code: current, fixed format */
-	FIXED_EXTRA = 10,   /* additional sense length, to byte 17 */
-	OUT_KEYS_LEN = 16,  /* of a parameter list: the two keys */
+	FIXED_SENSE = 0x70,      /* response code: current, fixed format */
+	DESCRIPTOR_SENSE = 0x72, /* and 73h */
+	SENSE_KEY_MASK = 0x0f,
+	FIXED_EXTRA = 10,  /* additional sense length, to byte 17 */
+	OUT_KEYS_LEN = 16, /* of a parameter list: the two keys */
 };
 
 const char *
@@ -222,6 +224,16 @@ proto_sense(struct reply *rp, uint32_t sense)
 	rp->sense[13] = (uint8_t)sense;
 }
 
+uint32_t
+proto_sense_of(const uint8_t *sense)
+{
+	if ((sense[0] & 0x7f) >= DESCRIPTOR_SENSE)
+		return (uint32_t)(sense[1] & SENSE_KEY_MASK) << 16 |
+		    (uint32_t)sense[2] << 8 | sense[3];
+	return (uint32_t)(sense[2] & SENSE_KEY_MASK) << 16 |
+	    (uint32_t)sense[12] << 8 | sense[13];
+}
+
 void
 proto_refuse(const struct request *rq, struct reply *rp, const char *why)
 {
@@ -318,18 +330,34 @@ disk_name(int fd, char *name, size_t size)
 		    name, size, "%u:%u", major(st.st_rdev), minor(st.st_rdev));
 }
 
-void
-proto_log(
-    const struct request *rq, const struct reply *rp, pid_t pid, uid_t uid)
+const char *
+proto_name(const uint8_t *cdb)
 {
 	/* clang-format off */
-	static const char *const actions[] = {
+	static const char *const ins[] = {
+		"READ KEYS", "READ RESERVATION", "REPORT CAPABILITIES",
+		"READ FULL STATUS",
+	};
+	static const char *const outs[] = {
 		"REGISTER", "RESERVE", "RELEASE", "CLEAR", "PREEMPT",
 		"PREEMPT AND ABORT", "REGISTER AND IGNORE EXISTING KEY",
 		"REGISTER AND MOVE", "REPLACE LOST RESERVATION",
 	};
 	/* clang-format on */
-	unsigned int action = rq->cdb[1] & ACTION_MASK;
+	unsigned int action = cdb[1] & ACTION_MASK;
+
+	switch (cdb[0]) {
+	case TEST_UNIT_READY: return "TEST UNIT READY";
+	case PR_CLEANUP: return "CLEANUP";
+	case PR_IN: return action < LEN(ins) ? ins[action] : "unknown IN";
+	default: return action < LEN(outs) ? outs[action] : "unknown OUT";
+	}
+}
+
+void
+proto_log(
+    const struct request *rq, const struct reply *rp, pid_t pid, uid_t uid)
+{
 	uint64_t key = 0, service_key = 0;
 	char name[40];
 
@@ -343,8 +371,8 @@ proto_log(
 	say(LOG_VERBOSE,
 	    "pid %ld uid %lu %s: %s (%02xh) type %u "
 	    "key 0x%llx service action key 0x%llx: status %02xh",
-	    (long)pid, (unsigned long)uid, name,
-	    action < LEN(actions) ? actions[action] : "unknown action", action,
-	    rq->cdb[2] & 0xf, (unsigned long long)key,
-	    (unsigned long long)service_key, rp->status);
+	    (long)pid, (unsigned long)uid, name, proto_name(rq->cdb),
+	    rq->cdb[1] & ACTION_MASK, rq->cdb[2] & TYPE_MASK,
+	    (unsigned long long)key, (unsigned long long)service_key,
+	    rp->status);
 }

@@ -1,7 +1,7 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * Helpers without state but the verbosity and where messages go: log lines,
- * the clock, big-endian numbers, pid files, READY=1. Nothing about SCSI.
+ * big-endian numbers, pid files, READY=1. Nothing about SCSI.
  */
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -120,15 +120,6 @@ log_to_syslog(void)
 		die("syslog socket:");
 }
 
-int64_t
-now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 uint32_t
 get32(const uint8_t *p)
 {
@@ -149,6 +140,13 @@ put32(uint8_t *p, uint32_t v)
 	p[1] = (uint8_t)(v >> 16);
 	p[2] = (uint8_t)(v >> 8);
 	p[3] = (uint8_t)v;
+}
+
+void
+put64(uint8_t *p, uint64_t v)
+{
+	put32(p, (uint32_t)(v >> 32));
+	put32(p + 4, (uint32_t)v);
 }
 
 int

@@ -1,0 +1,1372 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * One command of the guest over all paths of a multipath map. The guest sees
+ * one nexus with one key; behind it each path is a nexus of its own, whose
+ * registration it keeps by itself, while the reservation belongs to the
+ * logical unit and is held through one path.
+ *
+ * A command that changes something goes to one path first, the canary. Only
+ * what that one has accepted is done on the others, its siblings. What a path
+ * answers is turned into a verdict by the tables below; what is only for a
+ * while is repeated on that path. Where the answer was lost, or a path
+ * disagrees with the others, it is asked what it holds:
+ *
+ *	U-probe	REGISTER key 0, new key 0: GOOD if it holds no key
+ *	K-probe	REGISTER key K, new key K: GOOD if it holds just K
+ *
+ * neither of which changes anything but PRGENERATION.
+ *
+ * The world is seen only through dm_read(), dm_queues(), sg_batch(),
+ * state_get(), state_put(), now() and wait_until(): a simulator has its own.
+ * No threads, no clock, no files, no ioctl here.
+ */
+#include <sys/sysmacros.h>
+#include <sys/types.h>
+
+#include <stdint.h>
+#include <string.h>
+
+#include "prhelper.h"
+
+#define NO_PATH ((dev_t)-1)
+#define LEN(a) (sizeof(a) / sizeof((a)[0]))
+
+enum {
+	UNDO_TIME = 5000,    /* of MPATH_TIME, kept for taking back */
+	CANARY_TIME = 10500, /* SG_TIME, and the kernel's way back */
+	PAUSE_MIN = 50,      /* before a path is asked again; doubled */
+	PAUSE_MAX = 1000,
+	ROUNDS_MAX = 3, /* looks for paths that came meanwhile */
+	HEAD_LEN = 8,   /* of what an IN returns */
+	KEY_LEN = 8,
+	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
+	RESERVATION_TYPE = 21, /* its byte with scope and type */
+	CAPABILITIES_LEN = 8,
+	PTPL_A = 0x01, /* byte 3 of the capabilities: APTPL is on */
+};
+
+/* Bits in byte 20 of a parameter list, SPC-4 6.16.3. */
+enum { FLAGS = 20, APTPL = 0x01, ALL_TG_PT = 0x04, SPEC_I_PT = 0x08 };
+
+/* Reservation types, SPC-4 table 209. */
+enum {
+	WRITE_EXCLUSIVE = 1,
+	EXCLUSIVE_ACCESS = 3,
+	REGISTRANTS_ONLY = 5,
+	ALL_REGISTRANTS_WE = 7,
+	ALL_REGISTRANTS_EA = 8,
+};
+
+/* What a path's answer means; of two, the greater one says more. */
+enum verdict {
+	AWAY,      /* not executed: the path cannot be used */
+	LOST,      /* may have been executed */
+	ELSEWHERE, /* another path may give a better answer */
+	CONFLICT,  /* RESERVATION CONFLICT: often of this path alone */
+	FINAL,     /* what the guest must be told */
+	DONE,      /* executed */
+	/* only for a while, and only within settle() */
+	IS_BUSY,
+	IN_TRANSITION,
+	ATTENTION,
+	WAS_RESET, /* a unit attention, too */
+	ABORTED,
+};
+
+struct op {
+	const struct request *rq; /* of the guest */
+	struct reply *rp;         /* for the guest */
+	struct map map;           /* best path first */
+	struct lun *lun;          /* NULL for an IN */
+	uint64_t was;             /* the lun's key before this command */
+	int64_t end;              /* time to send something ends */
+	int action;
+	uint64_t key, sa_key; /* of the guest's parameter list */
+	dev_t canary;
+	int ours;     /* the reservation that a RESERVE meets */
+	int lost;     /* a path that held the key has it no more */
+	int verified; /* no path said GOOD, but the effect is there */
+	int self;     /* a PREEMPT concerns our own key */
+	int listed; /* before: how often the key to be removed was registered */
+	struct reply last; /* of the last send_to() */
+	struct job jobs[PATHS_MAX];
+	uint8_t buf[DATA_MAX]; /* what the last ask() returned */
+	uint32_t got;
+	uint32_t generation; /* PRGENERATION as of the last READ KEYS */
+};
+
+/* What is done about a path, for the trace. */
+static void
+step(dev_t dev, const char *what)
+{
+	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
+}
+
+static int move_holder(struct op *, int);
+
+/* Do all registrants hold a reservation of this type? */
+static int
+all_hold(int type)
+{
+	return type == ALL_REGISTRANTS_WE || type == ALL_REGISTRANTS_EA;
+}
+
+/* Verdicts */
+
+/* clang-format off */
+enum { ANY = 0xff };
+
+static const struct {
+	uint8_t key, asc, ascq, verdict;
+} senses[] = {
+	{ 0x0, ANY,  ANY,  DONE },
+	{ 0x1, ANY,  ANY,  DONE },	/* recovered error */
+	{ 0x2, 0x04, 0x01, IN_TRANSITION },	/* becoming ready */
+	{ 0x2, 0x04, 0x07, IN_TRANSITION },	/* operation in progress */
+	{ 0x2, 0x04, 0x0a, IN_TRANSITION },	/* asymmetric access state */
+	{ 0x2, 0x04, 0x02, AWAY },	/* initializing command required */
+	{ 0x2, 0x04, 0x03, AWAY },	/* manual intervention required */
+	{ 0x2, 0x04, 0x0b, AWAY },	/* standby */
+	{ 0x2, 0x04, 0x0c, AWAY },	/* unavailable */
+	{ 0x2, ANY,  ANY,  ELSEWHERE },
+	{ 0x3, ANY,  ANY,  ELSEWHERE },
+	{ 0x4, ANY,  ANY,  ELSEWHERE },
+	{ 0x5, 0x25, 0x00, AWAY },	/* logical unit not supported */
+	{ 0x6, 0x29, ANY,  WAS_RESET },
+	{ 0x6, ANY,  ANY,  ATTENTION },
+	{ 0xb, ANY,  ANY,  ABORTED },
+	{ ANY, ANY,  ANY,  FINAL },
+};
+
+/*
+ * Names for the trace; how often a passing verdict is asked for again, with
+ * a rest or at once, and what it is taken for in the end.
+ */
+static const struct {
+	const char *name;
+	uint8_t times, rests, verdict;
+} verdicts[] = {
+	[AWAY] =          { "away", 0, 0, AWAY },
+	[LOST] =          { "lost", 0, 0, LOST },
+	[ELSEWHERE] =     { "try elsewhere", 0, 0, ELSEWHERE },
+	[CONFLICT] =      { "conflict", 0, 0, CONFLICT },
+	[FINAL] =         { "final", 0, 0, FINAL },
+	[DONE] =          { "good", 0, 0, DONE },
+	[IS_BUSY] =       { "busy", 40, 1, ELSEWHERE },
+	[IN_TRANSITION] = { "in transition", 13, 1, AWAY }, /* 10 s */
+	[ATTENTION] =     { "unit attention", 8, 0, ELSEWHERE },
+	[WAS_RESET] =     { "was reset", 8, 1, ELSEWHERE },
+	[ABORTED] =       { "aborted", 1, 0, LOST },
+};
+/* clang-format on */
+
+/*
+ * What LIO (2h/08h/00h) and SPDK (2h/00h/00h) say to a nexus that is not
+ * registered. For LIO it is also a REGISTER whose effect it could not write
+ * down.
+ */
+static int
+unregistered(const struct job *j, uint32_t sense)
+{
+	if (j->rq.cdb[0] != PR_OUT || (sense != 0x020800 && sense != 0x020000))
+		return ELSEWHERE;
+	switch (j->rq.cdb[1] & ACTION_MASK) {
+	case RESERVE:
+	case RELEASE:
+	case CLEAR: return CONFLICT;
+	case REGISTER:
+	case REGISTER_AND_IGNORE: return LOST;
+	default: return ELSEWHERE;
+	}
+}
+
+static int
+sense_verdict(const struct job *j)
+{
+	uint32_t sense = proto_sense_of(j->rp.sense);
+	uint8_t key = (uint8_t)(sense >> 16), asc = (uint8_t)(sense >> 8);
+	uint8_t ascq = (uint8_t)sense;
+	int i = 0;
+
+	while ((senses[i].key != ANY && senses[i].key != key) ||
+	    (senses[i].asc != ANY && senses[i].asc != asc) ||
+	    (senses[i].ascq != ANY && senses[i].ascq != ascq))
+		i++;
+	return key == 0x2 && senses[i].verdict == ELSEWHERE ?
+	    unregistered(j, sense) :
+	    senses[i].verdict;
+}
+
+static int
+verdict(const struct job *j)
+{
+	switch (j->how) {
+	case SG_ANSWERED: break;
+	case SG_LOST:
+	case SG_SILENT: return LOST;
+	default: return AWAY;
+	}
+	switch (j->rp.status) {
+	case GOOD: return DONE;
+	case RESERVATION_CONFLICT: return CONFLICT;
+	case BUSY:
+	case TASK_SET_FULL: return IS_BUSY;
+	case TASK_ABORTED: return LOST;
+	case CHECK_CONDITION: return sense_verdict(j);
+	default: return ELSEWHERE;
+	}
+}
+
+/* Marks */
+
+static struct mark *
+find_mark(struct lun *lun, dev_t dev)
+{
+	int i;
+
+	for (i = 0; i < lun->n; i++)
+		if (lun->marks[i].dev == dev)
+			return &lun->marks[i];
+	return NULL;
+}
+
+static int
+mark_of(struct lun *lun, dev_t dev)
+{
+	const struct mark *m = find_mark(lun, dev);
+
+	return m ? m->mark : MARK_NONE;
+}
+
+static void
+set_mark(struct lun *lun, dev_t dev, int mark)
+{
+	struct mark *m = find_mark(lun, dev);
+
+	if (!m && lun->n < PATHS_MAX)
+		m = &lun->marks[lun->n++];
+	if (!m)
+		return;
+	m->dev = dev;
+	m->mark = (uint8_t)mark;
+}
+
+/* Make room: what is marked and no path of the map any more. */
+static void
+drop_marks(struct op *op)
+{
+	struct lun *lun = op->lun;
+	int i, j;
+
+	for (i = 0; i < lun->n;) {
+		for (j = 0; j < op->map.n; j++)
+			if (op->map.paths[j].dev == lun->marks[i].dev)
+				break;
+		if (j < op->map.n)
+			i++;
+		else
+			lun->marks[i] = lun->marks[--lun->n];
+	}
+}
+
+/* On how many paths is the key, as far as we know? */
+static int
+recorded(const struct lun *lun)
+{
+	int i, n = 0;
+
+	for (i = 0; i < lun->n; i++)
+		n += lun->marks[i].mark == MARK_CLEAN;
+	return n;
+}
+
+/* Sending */
+
+static void
+trace_done(const struct job *j, int v)
+{
+	uint64_t key = 0, sa_key = 0;
+
+	if (j->rq.cdb[0] == PR_OUT && j->rq.len >= PARAMS_LEN) {
+		key = get64(j->rq.data);
+		sa_key = get64(j->rq.data + KEY_LEN);
+	}
+	trace(TRACE_PATH_DONE,
+	    "path=%u:%u %s type=%u key=%llx new=%llx: %s; how=%d "
+	    "status=%02x sense=%06x tries=%d",
+	    major(j->dev), minor(j->dev), proto_name(j->rq.cdb),
+	    j->rq.cdb[2] & TYPE_MASK, (unsigned long long)key,
+	    (unsigned long long)sa_key, verdicts[v].name, j->how, j->rp.status,
+	    proto_sense_of(j->rp.sense), j->tries);
+}
+
+/* Is this an answer to be asked for again? Then pause is long enough. */
+static int
+again(struct job *j, int *pause)
+{
+	int p, v = verdict(j);
+
+	trace_done(j, v);
+	j->verdict = verdicts[v].verdict;
+	/* Only a unit attention is fetched: see drain(). */
+	if (j->rq.cdb[0] == TEST_UNIT_READY && v < ATTENTION)
+		return 0;
+	if (j->tries >= verdicts[v].times)
+		return 0;
+	p = j->tries < 5 ? PAUSE_MIN << j->tries : PAUSE_MAX;
+	if (verdicts[v].rests && p > *pause)
+		*pause = p;
+	j->tries++;
+	return 1;
+}
+
+/* What a path that did not answer holds is not known any more. */
+static void
+taint(struct op *op, struct job *j)
+{
+	if (j->how == SG_SILENT)
+		proto_sense(&j->rp, COMMAND_TIMEOUT);
+	if (j->rp.status == GOOD)
+		proto_sense(&j->rp, IO_TERMINATED);
+	if (op->lun && j->rq.cdb[0] == PR_OUT)
+		set_mark(op->lun, j->dev, MARK_TAINTED);
+}
+
+/* Send until each job has a verdict. Their order changes. */
+static void
+settle(struct op *op, struct job *jobs, int n, int patience)
+{
+	struct job j;
+	int64_t left;
+	int i, pause;
+
+	for (i = 0; i < n; i++) {
+		jobs[i].tries = 0;
+		jobs[i].how = SG_UNUSABLE;
+		jobs[i].verdict = AWAY;
+	}
+	while (n > 0 && (left = op->end - now()) > 0) {
+		sg_batch(jobs, n, op->map.wwid,
+		    patience < left ? patience : (int)left);
+		pause = 0;
+		for (i = 0; i < n;) {
+			if (again(&jobs[i], &pause)) {
+				i++;
+				continue;
+			}
+			if (jobs[i].verdict == LOST)
+				taint(op, &jobs[i]);
+			j = jobs[i];
+			jobs[i] = jobs[--n];
+			jobs[n] = j;
+		}
+		if (n > 0 && pause > 0)
+			wait_until(now() + pause);
+	}
+}
+
+/* The same command for one more path. */
+static void
+add_job(struct op *op, int *n, dev_t dev, const struct request *rq)
+{
+	op->jobs[*n].dev = dev;
+	op->jobs[(*n)++].rq = *rq;
+}
+
+static int
+good(struct op *op)
+{
+	proto_status(op->rp, GOOD);
+	return DONE;
+}
+
+/* Send a command to one path; its reply is the last one. */
+static int
+send_to(struct op *op, dev_t dev, const struct request *rq, int patience)
+{
+	struct job j = { .dev = dev, .rq = *rq };
+
+	settle(op, &j, 1, patience);
+	if (j.verdict == AWAY)
+		proto_sense(&j.rp, LU_COMM_FAILURE);
+	op->last = j.rp;
+	return j.verdict;
+}
+
+/* Is there another path that seems to work, from the ith on? */
+static int
+others_active(const struct op *op, int i)
+{
+	for (; i < op->map.n; i++)
+		if (op->map.paths[i].active)
+			return 1;
+	return 0;
+}
+
+/* A PERSISTENT RESERVE IN to one path after the other. */
+static int
+ask_paths(struct op *op, const struct request *rq, struct reply *best)
+{
+	int i, v, found = AWAY;
+
+	for (i = 0; i < op->map.n && found < CONFLICT; i++) {
+		v = send_to(op, op->map.paths[i].dev, rq,
+		    others_active(op, i + 1) ? PATIENCE : CANARY_TIME);
+		if (v < found)
+			continue;
+		found = v;
+		*best = op->last;
+	}
+	return found;
+}
+
+/* Ask any path; the payload is in buf. 0, or -1 if none answers. */
+static int
+ask(struct op *op, int action)
+{
+	struct request rq = {
+		.cdb = { PR_IN, (uint8_t)action, [7] = DATA_MAX >> 8 },
+		.fd = -1,
+		.len = DATA_MAX,
+		.data = op->buf,
+	};
+	struct reply rp;
+
+	op->got = 0;
+	if (ask_paths(op, &rq, &rp) != DONE)
+		return -1;
+	op->got = rp.len;
+	return op->got >= HEAD_LEN ? 0 : -1;
+}
+
+/* How often a key is registered at the target; -1 if that is not known. */
+static int
+count_key(struct op *op, uint64_t key)
+{
+	uint32_t i, len;
+	int n = 0;
+
+	if (ask(op, READ_KEYS) < 0)
+		return -1;
+	len = get32(op->buf + 4);
+	if (len > op->got - HEAD_LEN)
+		return -1;
+	op->generation = get32(op->buf);
+	for (i = 0; i + KEY_LEN <= len; i += KEY_LEN)
+		n += get64(op->buf + HEAD_LEN + i) == key;
+	return n;
+}
+
+/* 1 and key and type of the reservation; 0 if there is none; -1 unknown. */
+static int
+read_reservation(struct op *op, uint64_t *key, int *type)
+{
+	*key = 0;
+	*type = 0;
+	if (ask(op, READ_RESERVATION) < 0)
+		return -1;
+	if (get32(op->buf + 4) < RESERVATION_LEN)
+		return 0;
+	if (op->got < HEAD_LEN + RESERVATION_LEN)
+		return -1;
+	*key = get64(op->buf + HEAD_LEN);
+	*type = op->buf[RESERVATION_TYPE] & TYPE_MASK;
+	return 1;
+}
+
+static uint8_t
+guest_aptpl(const struct op *op)
+{
+	return op->rq->data[FLAGS] & APTPL ? APTPL_ON : APTPL_OFF;
+}
+
+/*
+ * The APTPL bit to send beside a key: any REGISTER without it may erase what
+ * the target has written down.
+ */
+static uint8_t
+aptpl(struct op *op)
+{
+	struct lun *lun = op->lun;
+
+	if (lun->aptpl == APTPL_UNKNOWN && ask(op, REPORT_CAPABILITIES) == 0 &&
+	    op->got >= CAPABILITIES_LEN)
+		lun->aptpl = op->buf[3] & PTPL_A ? APTPL_ON : APTPL_OFF;
+	return lun->aptpl == APTPL_ON ? APTPL : 0;
+}
+
+/* Make a PERSISTENT RESERVE OUT of our own. */
+static void
+make_out(struct op *op, struct request *rq, uint8_t params[PARAMS_LEN],
+    int action, int type, uint64_t key, uint64_t sa_key)
+{
+	*rq = (struct request){
+		.cdb = { PR_OUT, (uint8_t)action,
+		    (uint8_t)type, [8] = PARAMS_LEN },
+		.fd = -1,
+		.len = PARAMS_LEN,
+		.data = params,
+	};
+	memset(params, 0, PARAMS_LEN);
+	put64(params, key);
+	put64(params + KEY_LEN, sa_key);
+	params[FLAGS] = aptpl(op);
+}
+
+static int
+send_out(struct op *op, dev_t dev, int action, int type, uint64_t key,
+    uint64_t sa_key)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+
+	make_out(op, &rq, params, action, type, key, sa_key);
+	return send_to(op, dev, &rq, PATIENCE);
+}
+
+static int
+register_on(struct op *op, dev_t dev, int action, uint64_t key, uint64_t sa_key)
+{
+	return send_out(op, dev, action, 0, key, sa_key);
+}
+
+/* U-probe with key 0, K-probe else: DONE if the path holds just this. */
+static int
+probe(struct op *op, dev_t dev, uint64_t key)
+{
+	return register_on(op, dev, REGISTER, key, key);
+}
+
+/*
+ * Our own command may have left unit attentions on the siblings, where the
+ * guest's I/O would meet them: fetch them.
+ */
+static void
+drain(struct op *op)
+{
+	static const struct request rq = { .cdb = { TEST_UNIT_READY },
+		.fd = -1 };
+	int i, n = 0;
+
+	for (i = 0; i < op->map.n; i++)
+		if (op->map.paths[i].dev != op->canary)
+			add_job(op, &n, op->map.paths[i].dev, &rq);
+	settle(op, op->jobs, n, PATIENCE);
+}
+
+/* The canary */
+
+/*
+ * Is a conflict on this path the answer of the logical unit, or does the
+ * path only lack the key that the others have?
+ */
+static int
+believed(struct op *op, dev_t dev)
+{
+	int v, mark = mark_of(op->lun, dev);
+
+	if (op->key == 0)
+		return mark != MARK_CLEAR && mark != MARK_TAINTED;
+	if (mark == MARK_CLEAN && op->was != 0 && op->key != op->was)
+		return 1;
+	/* Only the holder may reserve again, whatever path that is. */
+	if (op->ours && op->action == RESERVE && dev != op->lun->holder)
+		return 0;
+	v = probe(op, dev, op->key);
+	if (v != CONFLICT)
+		return v > LOST;
+	step(dev, "does not hold the key: another path may");
+	if (mark == MARK_CLEAN && op->key == op->was) {
+		op->lost = 1;
+		set_mark(op->lun, dev, MARK_SET);
+	}
+	return 0;
+}
+
+/* The answer was lost: is the effect there? */
+static int
+took_effect(struct op *op, dev_t dev)
+{
+	uint8_t saved;
+	uint64_t key;
+	int v, type;
+
+	switch (op->action) {
+	case REGISTER:
+	case REGISTER_AND_IGNORE:
+		saved = op->lun->aptpl;
+		op->lun->aptpl = guest_aptpl(op);
+		v = probe(op, dev, op->sa_key);
+		op->lun->aptpl = saved;
+		return v == DONE;
+	case RESERVE:
+		return read_reservation(op, &key, &type) == 1 &&
+		    type == (op->rq->cdb[2] & TYPE_MASK) &&
+		    (all_hold(type) ? count_key(op, op->key) > 0 :
+				      key == op->key);
+	case CLEAR: return op->listed > 0 && count_key(op, op->key) == 0;
+	case PREEMPT:
+	case PREEMPT_AND_ABORT:
+		if (!op->self)
+			return op->listed > 0 && count_key(op, op->sa_key) == 0;
+		/* The sender's own is left, or none. */
+		v = count_key(op, op->key);
+		return v >= 0 && v < op->listed;
+	default: return 0;
+	}
+}
+
+static int
+canary_patience(const struct op *op, int i)
+{
+	if (op->action == PREEMPT_AND_ABORT)
+		return SG_ABORT_TIME + PATIENCE;
+	/* These may be repeated: so another path can have them. */
+	if ((op->action == RELEASE || op->action == REGISTER_AND_IGNORE) &&
+	    others_active(op, i + 1))
+		return PATIENCE;
+	return CANARY_TIME;
+}
+
+/* A key that worked is the guest's, though we may have been restarted. */
+static void
+adopt_key(struct op *op, dev_t dev)
+{
+	struct lun *lun = op->lun;
+
+	/* RELEASE may be GOOD with any key where nothing is reserved. */
+	if (op->action != RESERVE && op->action != PREEMPT &&
+	    op->action != PREEMPT_AND_ABORT)
+		return;
+	if (lun->key != op->key)
+		lun->n = 0;
+	lun->key = op->key;
+	set_mark(lun, dev, MARK_CLEAN);
+}
+
+/* Send the guest's command to the ith path. */
+static int
+send_guest(struct op *op, int i)
+{
+	dev_t dev = op->map.paths[i].dev;
+	struct reply rp;
+	int v;
+
+	v = send_to(op, dev, op->rq, canary_patience(op, i));
+	rp = op->last;
+	if (v == DONE)
+		adopt_key(op, dev);
+	if (v == LOST && took_effect(op, dev)) {
+		step(dev, "took effect");
+		proto_status(&rp, GOOD);
+		op->verified = 1;
+		v = DONE;
+	}
+	op->last = rp;
+	if (v == DONE)
+		op->canary = dev;
+	return v;
+}
+
+/* Another node has removed our key: a path that held it has it no more. */
+static void
+lost_key(struct op *op)
+{
+	warn("%s: key 0x%llx is not registered any more", op->map.wwid,
+	    (unsigned long long)op->was);
+	op->lun->key = op->was = 0;
+	op->lun->holder = NO_PATH;
+	op->lun->n = 0;
+}
+
+/*
+ * Send the guest's command to one path after the other until one counts. A
+ * refusal may be the echo of a command before it whose answer was lost.
+ */
+static int
+canary(struct op *op)
+{
+	int i, v, found = AWAY;
+	dev_t dev, unsure = 0;
+
+	op->lost = op->verified = 0;
+	for (i = 0; i < op->map.n && found < FINAL; i++) {
+		dev = op->map.paths[i].dev;
+		v = send_guest(op, i);
+		if (v >= found) {
+			found = v;
+			*op->rp = op->last;
+		}
+		if (v == LOST)
+			unsure = dev;
+		if (v == CONFLICT && believed(op, dev))
+			break;
+	}
+	if (found != DONE && unsure && took_effect(op, unsure)) {
+		op->verified = 1;
+		op->canary = unsure;
+		return good(op);
+	}
+	if (i == op->map.n && op->lost)
+		lost_key(op);
+	return found;
+}
+
+/* The siblings */
+
+/* This path does not hold what it should; it is seen to when it returns. */
+static void
+missed(struct op *op, dev_t dev)
+{
+	step(dev, "missed the change");
+	if (mark_of(op->lun, dev) != MARK_TAINTED)
+		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
+}
+
+/* The first path has a new key; nothing is known of the others yet. */
+static void
+begin(struct op *op, uint64_t sa_key)
+{
+	op->lun->key = sa_key;
+	op->lun->n = 0;
+	if (op->canary)
+		set_mark(op->lun, op->canary, MARK_CLEAN);
+}
+
+enum { BROUGHT, REFUSED, PREEMPTED };
+
+/*
+ * A sibling that cannot be reached is left for later; one that can, and still
+ * does not take the key, would be a hole in the guest's registration.
+ */
+static int
+bring_one(struct op *op, struct job *j, uint64_t sa_key)
+{
+	int v = j->verdict;
+
+	op->last = j->rp;
+	if (v <= CONFLICT && v != ELSEWHERE && j->how != SG_SILENT)
+		v = probe(op, j->dev, sa_key);
+	if (v == CONFLICT) {
+		if (sa_key && probe(op, op->canary, sa_key) == CONFLICT)
+			return PREEMPTED;
+		step(j->dev, "holds a stale key");
+		v = register_on(op, j->dev, REGISTER_AND_IGNORE, 0, sa_key);
+	}
+	if (v == DONE)
+		set_mark(op->lun, j->dev, MARK_CLEAN);
+	else if (v > LOST && sa_key)
+		return REFUSED;
+	else
+		missed(op, j->dev);
+	return BROUGHT;
+}
+
+/*
+ * Send one REGISTER or REGISTER AND IGNORE EXISTING KEY to all siblings, or
+ * to those that are new only, and see to those that are not content with it.
+ */
+static int
+bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	dev_t dev;
+	int i, n = 0, r, result = BROUGHT;
+
+	make_out(op, &rq, params, action, 0, key, sa_key);
+	for (i = 0; i < op->map.n; i++) {
+		dev = op->map.paths[i].dev;
+		if (dev != op->canary &&
+		    (!only_new || mark_of(op->lun, dev) == MARK_NONE))
+			add_job(op, &n, dev, &rq);
+	}
+	settle(op, op->jobs, n, PATIENCE);
+	/* All of them, also after a refusal: retreat() must know. */
+	for (i = 0; i < n; i++) {
+		r = bring_one(op, &op->jobs[i], sa_key);
+		if (r == REFUSED && result == BROUGHT)
+			*op->rp = op->last;
+		if (r > result)
+			result = r;
+	}
+	if (n > 0 && sa_key && result == BROUGHT &&
+	    probe(op, op->canary, sa_key) == CONFLICT)
+		result = PREEMPTED;
+	return result;
+}
+
+/* The siblings give up the key; a path that missed that may hold on. */
+static void
+clear_all(struct op *op, int action, uint64_t key)
+{
+	begin(op, 0);
+	bring(op, action, key, 0, 0);
+	if (recorded(op->lun) == op->lun->n)
+		op->lun->holder = NO_PATH;
+}
+
+/*
+ * Take the new key from the paths that got it: they get the guest's old one,
+ * or nothing if another node has removed the key already.
+ */
+static void
+retreat(struct op *op, int preempted)
+{
+	uint64_t old = op->action == REGISTER ? op->key : op->was;
+	dev_t dev;
+	int i, v;
+
+	if (preempted)
+		old = 0;
+	op->end += UNDO_TIME;
+	op->lun->key = old;
+	for (i = 0; i < op->map.n; i++) {
+		dev = op->map.paths[i].dev;
+		if (mark_of(op->lun, dev) != MARK_CLEAN)
+			continue;
+		step(dev, preempted ? "must not keep the key" : "rolled back");
+		v = register_on(op, dev, REGISTER, op->sa_key, old);
+		if (v == DONE || (v == CONFLICT && preempted))
+			continue;
+		missed(op, dev);
+		warn("%s: path %u:%u could not be rolled back", op->map.wwid,
+		    major(dev), minor(dev));
+	}
+}
+
+/* Paths that came while we were busy get the key, too. */
+static int
+catch_up(struct op *op)
+{
+	int i, round, r = BROUGHT;
+
+	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
+		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
+			break;
+		for (i = 0; i < op->map.n; i++)
+			if (!find_mark(op->lun, op->map.paths[i].dev))
+				break;
+		if (i == op->map.n)
+			break;
+		r = bring(op, REGISTER, 0, op->sa_key, 1);
+	}
+	return r == PREEMPTED ? r : BROUGHT;
+}
+
+/* Ownership */
+
+/*
+ * Is the reservation held by this key, not by all registrants? -1 if that
+ * cannot be told.
+ */
+static int
+held_by(struct op *op, uint64_t key, int *type)
+{
+	uint64_t holder;
+	int r = read_reservation(op, &holder, type);
+
+	return r < 1 ? r : !all_hold(*type) && holder == key;
+}
+
+/*
+ * Another host may use the same key. It is ours alone if the target lists it
+ * just as often as we have registered it.
+ */
+static int
+proven(struct op *op)
+{
+	return op->key == op->lun->key &&
+	    count_key(op, op->key) == recorded(op->lun);
+}
+
+static void
+holder_first(struct op *op)
+{
+	struct path p;
+	int i;
+
+	for (i = 1; i < op->map.n; i++) {
+		if (op->map.paths[i].dev != op->lun->holder)
+			continue;
+		p = op->map.paths[i];
+		op->map.paths[i] = op->map.paths[0];
+		op->map.paths[0] = p;
+	}
+}
+
+/* The path that holds our reservation is known, and cannot be reached. */
+static int
+holder_away(struct op *op)
+{
+	return op->lun->holder && op->lun->holder != NO_PATH &&
+	    probe(op, op->lun->holder, op->key) <= LOST && proven(op);
+}
+
+/* The commands, each with its verdict and a reply that is in place */
+
+/*
+ * After a key change the old key is left on paths that missed it, and with it
+ * perhaps the reservation: preempt it, if it is our own.
+ */
+static void
+lay_ghosts(struct op *op, int before, int known)
+{
+	int left = known - recorded(op->lun), held, type;
+
+	if (op->was == 0 || op->was == op->sa_key || left <= 0)
+		return;
+	if (before != known || count_key(op, op->was) != left) {
+		warn("%s: key 0x%llx is left as it is: another host has it, "
+		     "too",
+		    op->map.wwid, (unsigned long long)op->was);
+		return;
+	}
+	held = held_by(op, op->was, &type) == 1;
+	if (send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
+		op->sa_key, op->was) == DONE &&
+	    held)
+		op->lun->holder = op->canary;
+	drain(op);
+}
+
+static int
+register_key(struct op *op)
+{
+	struct lun *lun = op->lun;
+	uint8_t was_aptpl = lun->aptpl;
+	int v, r, known = recorded(lun), before = 0;
+
+	if (op->was && op->was != op->sa_key)
+		before = count_key(op, op->was);
+	v = canary(op);
+	if (v != DONE)
+		return v;
+	lun->aptpl = guest_aptpl(op);
+	if (op->action == REGISTER && op->key == 0)
+		lun->holder = NO_PATH;
+	begin(op, op->sa_key);
+	r = bring(op, op->action, op->key, op->sa_key, 0);
+	if (r == REFUSED) {
+		lun->aptpl = was_aptpl;
+		retreat(op, 0);
+		return FINAL;
+	}
+	if (r == BROUGHT)
+		r = catch_up(op);
+	if (r == PREEMPTED) {
+		/* Ours came first; what came then is as it is. */
+		warn("%s: preempted while registering", op->map.wwid);
+		retreat(op, 1);
+	} else {
+		lay_ghosts(op, before, known);
+	}
+	return good(op);
+}
+
+static int
+unregister(struct op *op)
+{
+	int v, type;
+
+	if (held_by(op, op->key, &type) == 1 && holder_away(op))
+		move_holder(op, type);
+	/* The holder's end is what the others are told of. */
+	holder_first(op);
+	v = canary(op);
+	if (v != DONE)
+		return v;
+	clear_all(op, op->action, op->key);
+	drain(op);
+	return good(op);
+}
+
+static int
+reserve(struct op *op)
+{
+	int v, held, type = op->rq->cdb[2] & TYPE_MASK;
+
+	op->ours = held_by(op, op->key, &held) == 1;
+	if (op->ours)
+		holder_first(op);
+	v = canary(op);
+	if (v != DONE)
+		return v < FINAL && op->ours && held == type &&
+			holder_away(op) ?
+		    good(op) :
+		    v;
+	if (!op->ours || !op->verified)
+		op->lun->holder = all_hold(type) ? NO_PATH : op->canary;
+	if (op->map.n > 1 && !op->lun->warned &&
+	    (type == WRITE_EXCLUSIVE || type == EXCLUSIVE_ACCESS)) {
+		op->lun->warned = 1;
+		warn("%s: a reservation of type %d lets in one path only",
+		    op->map.wwid, type);
+	}
+	return DONE;
+}
+
+/* A path that is not the holder says GOOD and does nothing. */
+static int
+release_held(struct op *op)
+{
+	struct reply rp;
+	int i, n, v, held, type, found = DONE;
+
+	holder_first(op);
+	for (i = 0; i < op->map.n; i++) {
+		v = send_guest(op, i);
+		rp = op->last;
+		if (v == DONE || v == LOST) {
+			held = held_by(op, op->key, &type);
+			if (held == 0)
+				return good(op);
+			if (held < 0)
+				v = LOST;
+		}
+		if (v == FINAL ||
+		    (v == CONFLICT && believed(op, op->map.paths[i].dev))) {
+			*op->rp = rp;
+			return FINAL;
+		}
+		if (v < found) {
+			found = v;
+			*op->rp = rp;
+		}
+	}
+	if (found != DONE)
+		return found;
+	/* No path of ours holds it: another node has the same key. */
+	for (i = n = 0; i < op->map.n; i++)
+		n += mark_of(op->lun, op->map.paths[i].dev) == MARK_CLEAN;
+	if (n == recorded(op->lun))
+		return good(op);
+	/* Or one that the map has no more. */
+	proto_sense(op->rp, LU_COMM_FAILURE);
+	return AWAY;
+}
+
+static int
+release(struct op *op)
+{
+	int v, type, held = held_by(op, op->key, &type);
+
+	if (held == 0 || op->lun->holder == NO_PATH ||
+	    (op->lun->key && op->lun->key != op->key)) {
+		/* Not ours. But the holder knows a wrong key when he sees it */
+		holder_first(op);
+		v = canary(op);
+	} else {
+		v = release_held(op);
+		if (v <= LOST && held == 1) {
+			if (type != (op->rq->cdb[2] & TYPE_MASK)) {
+				proto_sense(op->rp, INVALID_RELEASE);
+				return FINAL;
+			}
+			if (holder_away(op) && move_holder(op, type))
+				v = release_held(op);
+		}
+		if (v == DONE)
+			op->lun->holder = NO_PATH;
+	}
+	if (v == DONE)
+		drain(op);
+	return v;
+}
+
+static int
+clear(struct op *op)
+{
+	int v;
+
+	op->listed = count_key(op, op->key);
+	v = canary(op);
+	if (v == DONE) {
+		op->lun->key = 0;
+		op->lun->holder = NO_PATH;
+		op->lun->n = 0;
+		drain(op);
+	}
+	return v;
+}
+
+/*
+ * After a PREEMPT that concerned our own key: whose registrations are left is
+ * for the target to tell.
+ */
+static void
+restore_siblings(struct op *op)
+{
+	int n = 1, r, v = probe(op, op->canary, op->key);
+
+	/* No answer: but if the key is there, only the sender has it. */
+	if (v != DONE && v != CONFLICT)
+		n = count_key(op, op->key);
+	if (v == CONFLICT || n == 0) {
+		step(op->canary, "the caller was removed, too");
+		clear_all(op, REGISTER, op->key);
+		return;
+	}
+	op->sa_key = op->key;
+	begin(op, op->key);
+	if (n < 0)
+		set_mark(op->lun, op->canary, MARK_TAINTED);
+	r = bring(op, REGISTER, 0, op->key, 0);
+	if (r == PREEMPTED)
+		retreat(op, 1);
+	else if (r == REFUSED)
+		warn("%s: a path does not take the key back", op->map.wwid);
+}
+
+/*
+ * SPDK removes every registration with the holder's key, the sender's, too,
+ * and then refuses the sender because it has none. Another node would now
+ * hold the reservation, and PRGENERATION would have risen otherwise: for SPDK
+ * by one for each registration that went.
+ */
+static int
+wiped(struct op *op, uint32_t generation)
+{
+	uint64_t key;
+	int type;
+
+	return op->self && op->listed > 1 && count_key(op, op->key) == 0 &&
+	    op->generation - generation == (uint32_t)op->listed &&
+	    read_reservation(op, &key, &type) == 0;
+}
+
+/* Register and reserve again, as the PREEMPT should have left it. */
+static int
+rebuild(struct op *op)
+{
+	int i, v = AWAY, type = op->rq->cdb[2] & TYPE_MASK;
+
+	op->sa_key = op->key;
+	for (i = 0; i < op->map.n && v != DONE; i++) {
+		op->canary = op->map.paths[i].dev;
+		v = register_on(op, op->canary, REGISTER, 0, op->key);
+	}
+	if (v != DONE)
+		return CONFLICT;
+	step(op->canary, "registered again: the target had removed it");
+	begin(op, op->key);
+	for (i = 0, v = LOST; i < ROUNDS_MAX && v <= ELSEWHERE; i++)
+		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
+	if (v == DONE && !all_hold(type))
+		op->lun->holder = op->canary;
+	if (bring(op, REGISTER, 0, op->key, 0) == PREEMPTED)
+		retreat(op, 1);
+	return v == DONE ? good(op) : CONFLICT;
+}
+
+static int
+preempt(struct op *op)
+{
+	uint32_t generation;
+	uint64_t key;
+	int v, type, held, ours;
+
+	held = read_reservation(op, &key, &type);
+	ours = held == 1 && !all_hold(type) && key == op->key;
+	op->self = op->key == op->sa_key ||
+	    (op->sa_key == 0 && held == 1 && all_hold(type));
+	op->listed = count_key(op, op->self ? op->key : op->sa_key);
+	generation = op->generation;
+	if (op->self)
+		holder_first(op);
+	v = canary(op);
+	if ((v == CONFLICT || v == DONE) && wiped(op, generation))
+		return rebuild(op);
+	if (v != DONE)
+		return v;
+	if ((op->self || !ours) && held_by(op, op->key, &type) == 1)
+		op->lun->holder = op->canary;
+	if (op->self)
+		restore_siblings(op);
+	drain(op);
+	return good(op);
+}
+
+/*
+ * The path that holds our reservation is dead: preempt our own key through
+ * another one, which then holds it, as if the guest had asked for it.
+ */
+static int
+move_holder(struct op *op, int type)
+{
+	const struct request *guest = op->rq;
+	const uint64_t sa_key = op->sa_key;
+	const int action = op->action;
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int v;
+
+	make_out(op, &rq, params, PREEMPT, type, op->key, op->key);
+	rq.fd = guest->fd;
+	op->rq = &rq;
+	op->action = PREEMPT;
+	op->sa_key = op->key;
+	v = preempt(op);
+	op->rq = guest;
+	op->action = action;
+	op->sa_key = sa_key;
+	return v == DONE;
+}
+
+/* QEMU's own: a guest has left; its reservation may be another host's now. */
+static int
+cleanup(struct op *op)
+{
+	op->canary = 0;
+	clear_all(op, REGISTER_AND_IGNORE, 0);
+	return recorded(op->lun) > 0 ? good(op) : AWAY;
+}
+
+static int
+unsupported(struct op *op)
+{
+	proto_sense(op->rp, INVALID_FIELD);
+	return FINAL;
+}
+
+/* One command of the guest */
+
+/* Is the parameter list one that all paths can have? */
+static int
+check_params(struct op *op)
+{
+	const struct request *rq = op->rq;
+	int spec_i_pt = 0;
+
+	if (op->action <= REGISTER_AND_IGNORE && rq->len > FLAGS)
+		spec_i_pt = rq->data[FLAGS] & SPEC_I_PT;
+	if (op->action > REGISTER_AND_IGNORE)
+		return 0; /* refused anyway */
+	if (rq->len < PARAMS_LEN || (rq->len > PARAMS_LEN && !spec_i_pt)) {
+		proto_sense(op->rp, PARAMS_LENGTH);
+		return -1;
+	}
+	if (spec_i_pt && op->map.n > 1) {
+		/* Whom it names is a nexus, not another of our paths. */
+		proto_sense(op->rp, INVALID_PARAM);
+		return -1;
+	}
+	op->key = get64(rq->data);
+	op->sa_key = get64(rq->data + KEY_LEN);
+	/* Each path registers for itself. */
+	rq->data[FLAGS] &= (uint8_t)~ALL_TG_PT;
+	return 0;
+}
+
+static int
+rank(const struct op *op, const struct path *p)
+{
+	int clean = op->lun && mark_of(op->lun, p->dev) == MARK_CLEAN;
+
+	return clean << 2 | p->active << 1 | p->current;
+}
+
+/* The best canary first. */
+static void
+sort_paths(struct op *op)
+{
+	struct path p;
+	int i, j;
+
+	for (i = 1; i < op->map.n; i++) {
+		p = op->map.paths[i];
+		for (j = i;
+		     j > 0 && rank(op, &op->map.paths[j - 1]) < rank(op, &p);
+		     j--)
+			op->map.paths[j] = op->map.paths[j - 1];
+		op->map.paths[j] = p;
+	}
+}
+
+static int
+run_out(struct op *op)
+{
+	static int (*const commands[])(struct op *) = {
+		[REGISTER] = register_key,
+		[RESERVE] = reserve,
+		[RELEASE] = release,
+		[CLEAR] = clear,
+		[PREEMPT] = preempt,
+		[PREEMPT_AND_ABORT] = preempt,
+		[REGISTER_AND_IGNORE] = register_key,
+	};
+	op->was = op->lun->key;
+	if (op->rq->cdb[0] == PR_CLEANUP)
+		return cleanup(op);
+	if ((size_t)op->action >= LEN(commands))
+		return unsupported(op);
+	if ((op->action == REGISTER || op->action == REGISTER_AND_IGNORE) &&
+	    op->sa_key == 0)
+		return unregister(op);
+	return commands[op->action](op);
+}
+
+static int
+run_once(struct op *op)
+{
+	int v;
+
+	if (op->map.n == 0 || !op->map.wwid[0])
+		return AWAY;
+	if (op->rq->cdb[0] == PR_IN) {
+		sort_paths(op);
+		return ask_paths(op, op->rq, op->rp);
+	}
+	if (!(op->lun = state_get(op->map.wwid))) {
+		proto_status(op->rp, BUSY);
+		return FINAL;
+	}
+	if (op->lun->n == PATHS_MAX)
+		drop_marks(op);
+	sort_paths(op);
+	v = run_out(op);
+	state_put(op->lun);
+	op->lun = NULL;
+	return v;
+}
+
+void
+mpath_run(const struct request *rq, struct reply *rp)
+{
+	struct op op = {
+		.rq = rq,
+		.rp = rp,
+		.action = rq->cdb[1] & ACTION_MASK,
+		.end = now() + MPATH_TIME - UNDO_TIME,
+	};
+	int r, v;
+
+	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
+		op.end += SG_ABORT_TIME;
+	for (;;) {
+		r = dm_read(rq->fd, &op.map);
+		if (r != DM_MAP)
+			break;
+		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
+			return;
+		v = run_once(&op);
+		if (v != AWAY)
+			return;
+		/* Nothing was executed: a path may come back. */
+		if (!dm_queues(&op.map)) {
+			proto_sense(rp, LU_COMM_FAILURE);
+			return;
+		}
+		if (now() + PAUSE_MAX >= op.end) {
+			proto_status(rp, BUSY);
+			return;
+		}
+		wait_until(now() + PAUSE_MAX);
+	}
+	if (r == DM_OTHER)
+		proto_refuse(rq, rp, "no SCSI device, no multipath map");
+	else if (r == DM_BUSY)
+		proto_status(rp, BUSY);
+	else
+		proto_sense(rp, LU_COMM_FAILURE);
+}

@@ -1,0 +1,196 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * A path: what sysfs says of it, and its node, which only this file opens.
+ * No SCSI.
+ */
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/types.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "prhelper.h"
+
+#define SYSFS "/sys/dev/block"
+
+enum {
+	SLOTS = 64,     /* of devices that were complained of */
+	SD_MINORS = 16, /* sd: the disk, then its partitions */
+	UEVENT_LEN = 512,
+};
+
+/*
+ * May we complain of this device? Not again within WARN_TIME; of two that
+ * meet in one slot only the first, so that no number of them fills the log.
+ */
+static int
+may_warn(dev_t dev)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static int64_t quiet_until[SLOTS];
+	int64_t *q = &quiet_until[minor(dev) / SD_MINORS % SLOTS];
+	int64_t t = now();
+	int yes;
+
+	pthread_mutex_lock(&lock);
+	yes = t >= *q;
+	if (yes)
+		*q = t + WARN_TIME;
+	pthread_mutex_unlock(&lock);
+	return yes;
+}
+
+/* Read a file that sysfs has of a block device; -1 also if it is longer. */
+static int
+attribute(dev_t dev, const char *name, char *buf, size_t size)
+{
+	char path[64];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), SYSFS "/%u:%u/%s", major(dev), minor(dev),
+	    name);
+	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+		return -1;
+	n = read(fd, buf, size);
+	close(fd);
+	if (n < 0 || (size_t)n == size)
+		return -1;
+	while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == ' '))
+		n--;
+	buf[n] = '\0';
+	return n > 0 ? 0 : -1;
+}
+
+int
+path_wwid(dev_t dev, char wwid[WWID_LEN])
+{
+	return attribute(dev, "device/wwid", wwid, WWID_LEN);
+}
+
+uint64_t
+path_size(dev_t dev)
+{
+	char buf[32], *p;
+	uint64_t n = 0;
+
+	if (attribute(dev, "size", buf, sizeof(buf)) < 0)
+		return 0;
+	for (p = buf; *p >= '0' && *p <= '9'; p++)
+		n = n * 10 + (uint64_t)(*p - '0');
+	return *p ? 0 : n;
+}
+
+/* The name of its node below /dev. */
+static int
+node_name(dev_t dev, char *buf, size_t size)
+{
+	char uevent[UEVENT_LEN], *p;
+
+	if (attribute(dev, "uevent", uevent, sizeof(uevent)) < 0 ||
+	    !(p = strstr(uevent, "DEVNAME=")))
+		return -1;
+	p += strlen("DEVNAME=");
+	p[strcspn(p, "\n")] = '\0';
+	snprintf(buf, size, "/dev/%s", p);
+	return 0;
+}
+
+/*
+ * Only what runs is sent to: a command to a blocked path would wait in the
+ * kernel without a timer and be executed some time.
+ */
+static uint8_t
+state(dev_t dev)
+{
+	static atomic_int warned;
+	char buf[32];
+
+	if (attribute(dev, "device/state", buf, sizeof(buf)) < 0) {
+		if (access(SYSFS, F_OK) == 0)
+			return SG_DEAD;
+		if (!atomic_exchange(&warned, 1))
+			warn("multipath needs " SYSFS ":");
+		return SG_UNUSABLE;
+	}
+	if (strcmp(buf, "running") == 0)
+		return SG_ANSWERED;
+	return strcmp(buf, "offline") == 0 ||
+		strcmp(buf, "transport-offline") == 0 ?
+	    SG_DEAD :
+	    SG_UNUSABLE;
+}
+
+static int
+same_unit(dev_t dev, const char *wwid)
+{
+	char own[WWID_LEN];
+
+	if (path_wwid(dev, own) < 0)
+		snprintf(own, sizeof(own), "nameless");
+	if (strcmp(own, wwid) == 0)
+		return 1;
+	if (may_warn(dev))
+		warn("path %u:%u is of another logical unit: %s, not %s",
+		    major(dev), minor(dev), own, wwid);
+	return 0;
+}
+
+/*
+ * What an open() that failed means. No node for a disk that the kernel has:
+ * a private /dev, as libvirt makes, without this path.
+ */
+static uint8_t
+failed(dev_t dev, const char *node)
+{
+	int err = errno;
+	uint8_t how;
+
+	if (err == ENXIO || err == ENODEV)
+		return SG_DEAD;
+	if (err == ENOENT && (how = state(dev)) != SG_ANSWERED)
+		return how;
+	errno = err;
+	if (err == EPERM || err == EACCES || err == ENOENT) {
+		if (may_warn(dev))
+			warn("path %u:%u is not used: device cgroup, rights or "
+			     "a private /dev keep us from %s:",
+			    major(dev), minor(dev), node);
+	} else {
+		say(LOG_VERBOSE, "path %u:%u: %s: %s", major(dev), minor(dev),
+		    node, strerror(err));
+	}
+	return SG_UNUSABLE;
+}
+
+int
+path_open(dev_t dev, const char *wwid, uint8_t *how)
+{
+	char node[UEVENT_LEN];
+	struct stat st;
+	int fd;
+
+	if ((*how = state(dev)) != SG_ANSWERED)
+		return -1;
+	*how = SG_UNUSABLE;
+	if (!same_unit(dev, wwid) || node_name(dev, node, sizeof(node)) < 0)
+		return -1;
+	if ((fd = open(node, O_RDONLY | O_NONBLOCK | O_CLOEXEC)) < 0) {
+		*how = failed(dev, node);
+		return -1;
+	}
+	if (fstat(fd, &st) == 0 && S_ISBLK(st.st_mode) && st.st_rdev == dev)
+		return fd;
+	close(fd);
+	if (may_warn(dev))
+		warn("path %u:%u is not used: %s is another device", major(dev),
+		    minor(dev), node);
+	return -1;
+}
