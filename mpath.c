@@ -103,6 +103,7 @@ step(dev_t dev, const char *what)
 }
 
 static int move_holder(struct op *, int);
+static int proven(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
 static int
@@ -243,30 +244,19 @@ set_mark(struct lun *lun, dev_t dev, int mark)
 {
 	struct mark *m = find_mark(lun, dev);
 
-	if (!m && lun->n < PATHS_MAX)
-		m = &lun->marks[lun->n++];
 	if (!m)
-		return;
+		m = &lun->marks[lun->n < MARKS_MAX ? lun->n++ : 0];
 	m->dev = dev;
 	m->mark = (uint8_t)mark;
 }
 
-/* Make room: what is marked and no path of the map any more. */
 static void
-drop_marks(struct op *op)
+drop_mark(struct lun *lun, dev_t dev)
 {
-	struct lun *lun = op->lun;
-	int i, j;
+	struct mark *m = find_mark(lun, dev);
 
-	for (i = 0; i < lun->n;) {
-		for (j = 0; j < op->map.n; j++)
-			if (op->map.paths[j].dev == lun->marks[i].dev)
-				break;
-		if (j < op->map.n)
-			i++;
-		else
-			lun->marks[i] = lun->marks[--lun->n];
-	}
+	if (m)
+		*m = lun->marks[--lun->n];
 }
 
 /* On how many paths is the key, as far as we know? */
@@ -328,8 +318,11 @@ taint(struct op *op, struct job *j)
 		proto_sense(&j->rp, COMMAND_TIMEOUT);
 	if (j->rp.status == GOOD)
 		proto_sense(&j->rp, IO_TERMINATED);
-	if (op->lun && j->rq.cdb[0] == PR_OUT)
-		set_mark(op->lun, j->dev, MARK_TAINTED);
+	if (!op->lun || j->rq.cdb[0] != PR_OUT)
+		return;
+	set_mark(op->lun, j->dev, MARK_TAINTED);
+	if (op->lun->holder == NO_PATH)
+		op->lun->holder = 0; /* it may reserve */
 }
 
 /* Send until each job has a verdict. Their order changes. */
@@ -439,7 +432,7 @@ ask(struct op *op, int action)
 	return op->got >= HEAD_LEN ? 0 : -1;
 }
 
-/* How often a key is registered at the target; -1 if that is not known. */
+/* How often a key (0: any) is registered; -1 if that is not known. */
 static int
 count_key(struct op *op, uint64_t key)
 {
@@ -453,7 +446,7 @@ count_key(struct op *op, uint64_t key)
 		return -1;
 	op->generation = get32(op->buf);
 	for (i = 0; i + KEY_LEN <= len; i += KEY_LEN)
-		n += get64(op->buf + HEAD_LEN + i) == key;
+		n += key == 0 || get64(op->buf + HEAD_LEN + i) == key;
 	return n;
 }
 
@@ -567,14 +560,16 @@ believed(struct op *op, dev_t dev)
 
 	if (op->key == 0)
 		return mark != MARK_CLEAR && mark != MARK_TAINTED;
-	if (mark == MARK_CLEAN && op->was != 0 && op->key != op->was)
+	if (op->was != 0 && op->key != op->was &&
+	    (mark == MARK_CLEAN || probe(op, dev, op->was) == DONE))
 		return 1;
-	/* Only the holder may reserve again, whatever path that is. */
-	if (op->ours && op->action == RESERVE && dev != op->lun->holder)
-		return 0;
 	v = probe(op, dev, op->key);
-	if (v != CONFLICT)
+	if (v != CONFLICT) {
+		/* Only the holder may reserve again, whatever path that is. */
+		if (op->ours && op->action == RESERVE)
+			return dev == op->lun->holder;
 		return v > LOST;
+	}
 	step(dev, "does not hold the key: another path may");
 	if (mark == MARK_CLEAN && op->key == op->was) {
 		op->lost = 1;
@@ -600,11 +595,14 @@ took_effect(struct op *op, dev_t dev)
 		op->lun->aptpl = saved;
 		return v == DONE;
 	case RESERVE:
-		return read_reservation(op, &key, &type) == 1 &&
-		    type == (op->rq->cdb[2] & TYPE_MASK) &&
-		    (all_hold(type) ? count_key(op, op->key) > 0 :
-				      key == op->key);
-	case CLEAR: return op->listed > 0 && count_key(op, op->key) == 0;
+		/* Another node with our key may have reserved, too. */
+		if (read_reservation(op, &key, &type) != 1 ||
+		    type != (op->rq->cdb[2] & TYPE_MASK))
+			return 0;
+		if (op->ours || all_hold(type))
+			return proven(op);
+		return key == op->key;
+	case CLEAR: return op->listed > 0 && count_key(op, 0) == 0;
 	case PREEMPT:
 	case PREEMPT_AND_ABORT:
 		if (!op->self)
@@ -723,14 +721,23 @@ missed(struct op *op, dev_t dev)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
 }
 
-/* The first path has a new key; nothing is known of the others yet. */
+/*
+ * The first path has a new key; nothing is known of the others yet, and those
+ * that the map has no more have missed it.
+ */
 static void
 begin(struct op *op, uint64_t sa_key)
 {
-	op->lun->key = sa_key;
-	op->lun->n = 0;
+	struct lun *lun = op->lun;
+	int i;
+
+	lun->key = sa_key;
+	for (i = 0; i < op->map.n; i++)
+		drop_mark(lun, op->map.paths[i].dev);
+	for (i = 0; i < lun->n; i++)
+		missed(op, lun->marks[i].dev);
 	if (op->canary)
-		set_mark(op->lun, op->canary, MARK_CLEAN);
+		set_mark(lun, op->canary, MARK_CLEAN);
 }
 
 enum { BROUGHT, REFUSED, PREEMPTED };
@@ -804,6 +811,8 @@ clear_all(struct op *op, int action, uint64_t key)
 	bring(op, action, key, 0, 0);
 	if (recorded(op->lun) == op->lun->n)
 		op->lun->holder = NO_PATH;
+	else if (mark_of(op->lun, op->lun->holder) == MARK_CLEAN)
+		op->lun->holder = 0;
 }
 
 /*
@@ -856,9 +865,28 @@ catch_up(struct op *op)
 
 /* Ownership */
 
+/* May a command that was given up still be executed? */
+static int
+tainted(const struct lun *lun)
+{
+	int i;
+
+	for (i = 0; i < lun->n; i++)
+		if (lun->marks[i].mark == MARK_TAINTED)
+			return 1;
+	return 0;
+}
+
+/* Do we know which path holds our reservation? */
+static int
+holder_known(const struct op *op)
+{
+	return op->lun->holder && op->lun->holder != NO_PATH;
+}
+
 /*
  * Is the reservation held by this key, not by all registrants? -1 if that
- * cannot be told.
+ * cannot be told. SPDK may show no key for what we hold.
  */
 static int
 held_by(struct op *op, uint64_t key, int *type)
@@ -866,7 +894,10 @@ held_by(struct op *op, uint64_t key, int *type)
 	uint64_t holder;
 	int r = read_reservation(op, &holder, type);
 
-	return r < 1 ? r : !all_hold(*type) && holder == key;
+	if (r < 1)
+		return r;
+	return !all_hold(*type) &&
+	    (holder == key || (holder == 0 && holder_known(op)));
 }
 
 /*
@@ -876,7 +907,7 @@ held_by(struct op *op, uint64_t key, int *type)
 static int
 proven(struct op *op)
 {
-	return op->key == op->lun->key &&
+	return op->key == op->lun->key && !op->lost &&
 	    count_key(op, op->key) == recorded(op->lun);
 }
 
@@ -922,11 +953,14 @@ lay_ghosts(struct op *op, int before, int known)
 		    op->map.wwid, (unsigned long long)op->was);
 		return;
 	}
-	held = held_by(op, op->was, &type) == 1;
-	if (send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
-		op->sa_key, op->was) == DONE &&
-	    held)
-		op->lun->holder = op->canary;
+	held = held_by(op, op->was, &type);
+	if (held < 0)
+		return;
+	send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
+	    op->sa_key, op->was);
+	if (held)
+		op->lun->holder =
+		    held_by(op, op->sa_key, &type) == 1 ? op->canary : 0;
 	drain(op);
 }
 
@@ -1019,10 +1053,13 @@ release_held(struct op *op)
 		rp = op->last;
 		if (v == DONE || v == LOST) {
 			held = held_by(op, op->key, &type);
+			op->canary = v == DONE ? op->map.paths[i].dev : 0;
 			if (held == 0)
 				return good(op);
-			if (held < 0)
+			if (held < 0) {
 				v = LOST;
+				proto_sense(&rp, IO_TERMINATED);
+			}
 		}
 		if (v == FINAL ||
 		    (v == CONFLICT && believed(op, op->map.paths[i].dev))) {
@@ -1038,8 +1075,8 @@ release_held(struct op *op)
 		return found;
 	/* No path of ours holds it: another node has the same key. */
 	for (i = n = 0; i < op->map.n; i++)
-		n += mark_of(op->lun, op->map.paths[i].dev) == MARK_CLEAN;
-	if (n == recorded(op->lun))
+		n += mark_of(op->lun, op->map.paths[i].dev) != MARK_NONE;
+	if (n == op->lun->n)
 		return good(op);
 	/* Or one that the map has no more. */
 	proto_sense(op->rp, LU_COMM_FAILURE);
@@ -1051,7 +1088,7 @@ release(struct op *op)
 {
 	int v, type, held = held_by(op, op->key, &type);
 
-	if (held == 0 || op->lun->holder == NO_PATH ||
+	if (held == 0 || (op->lun->holder == NO_PATH && !tainted(op->lun)) ||
 	    (op->lun->key && op->lun->key != op->key)) {
 		/* Not ours. But the holder knows a wrong key when he sees it */
 		holder_first(op);
@@ -1074,6 +1111,16 @@ release(struct op *op)
 	return v;
 }
 
+/* A command that removes our keys, too, may have been executed. */
+static void
+doubt(struct op *op)
+{
+	int i;
+
+	for (i = 0; i < op->lun->n; i++)
+		op->lun->marks[i].mark = MARK_TAINTED;
+}
+
 static int
 clear(struct op *op)
 {
@@ -1081,6 +1128,8 @@ clear(struct op *op)
 
 	op->listed = count_key(op, op->key);
 	v = canary(op);
+	if (v == LOST)
+		doubt(op);
 	if (v == DONE) {
 		op->lun->key = 0;
 		op->lun->holder = NO_PATH;
@@ -1109,7 +1158,7 @@ restore_siblings(struct op *op)
 	}
 	op->sa_key = op->key;
 	begin(op, op->key);
-	if (n < 0)
+	if (v != DONE)
 		set_mark(op->lun, op->canary, MARK_TAINTED);
 	r = bring(op, REGISTER, 0, op->key, 0);
 	if (r == PREEMPTED)
@@ -1125,14 +1174,20 @@ restore_siblings(struct op *op)
  * by one for each registration that went.
  */
 static int
-wiped(struct op *op, uint32_t generation)
+wiped(struct op *op, int v, uint32_t generation)
 {
 	uint64_t key;
-	int type;
+	int type, n = count_key(op, op->key);
 
-	return op->self && op->listed > 1 && count_key(op, op->key) == 0 &&
+	if (n < 0)
+		doubt(op);
+	if (n == 0 && op->listed > 1 &&
 	    op->generation - generation == (uint32_t)op->listed &&
-	    read_reservation(op, &key, &type) == 0;
+	    read_reservation(op, &key, &type) == 0)
+		return 1;
+	if (n == 0 && v != DONE)
+		lost_key(op);
+	return 0;
 }
 
 /* Register and reserve again, as the PREEMPT should have left it. */
@@ -1142,12 +1197,14 @@ rebuild(struct op *op)
 	int i, v = AWAY, type = op->rq->cdb[2] & TYPE_MASK;
 
 	op->sa_key = op->key;
-	for (i = 0; i < op->map.n && v != DONE; i++) {
-		op->canary = op->map.paths[i].dev;
+	for (i = 0; i < ROUNDS_MAX * op->map.n && v != DONE; i++) {
+		op->canary = op->map.paths[i % op->map.n].dev;
 		v = register_on(op, op->canary, REGISTER, 0, op->key);
 	}
-	if (v != DONE)
+	if (v != DONE) {
+		lost_key(op);
 		return CONFLICT;
+	}
 	step(op->canary, "registered again: the target had removed it");
 	begin(op, op->key);
 	for (i = 0, v = LOST; i < ROUNDS_MAX && v <= ELSEWHERE; i++)
@@ -1164,23 +1221,37 @@ preempt(struct op *op)
 {
 	uint32_t generation;
 	uint64_t key;
-	int v, type, held, ours;
+	int v, type, held, ours, known;
 
 	held = read_reservation(op, &key, &type);
 	ours = held == 1 && !all_hold(type) && key == op->key;
+	/* Key 0: all others, if all hold it, and nothing else. */
 	op->self = op->key == op->sa_key ||
-	    (op->sa_key == 0 && held == 1 && all_hold(type));
+	    (op->sa_key == 0 && (held < 0 || all_hold(type)));
 	op->listed = count_key(op, op->self ? op->key : op->sa_key);
 	generation = op->generation;
 	if (op->self)
 		holder_first(op);
+	known = op->was == 0 || op->key == op->was;
 	v = canary(op);
-	if ((v == CONFLICT || v == DONE) && wiped(op, generation))
+	if (op->self && known && v > AWAY && v != FINAL &&
+	    wiped(op, v, generation))
 		return rebuild(op);
+	if (v == LOST) {
+		op->lun->holder = 0;
+		if (op->self)
+			doubt(op);
+	}
 	if (v != DONE)
 		return v;
-	if ((op->self || !ours) && held_by(op, op->key, &type) == 1)
-		op->lun->holder = op->canary;
+	if (op->self || !ours) {
+		held = read_reservation(op, &key, &type);
+		if (held < 0)
+			op->lun->holder = 0;
+		else if (held && !all_hold(type) &&
+		    (key == op->key || (op->self && key == 0)))
+			op->lun->holder = op->canary;
+	}
 	if (op->self)
 		restore_siblings(op);
 	drain(op);
@@ -1296,6 +1367,8 @@ run_out(struct op *op)
 		[REGISTER_AND_IGNORE] = register_key,
 	};
 	op->was = op->lun->key;
+	if (op->action == REGISTER_AND_IGNORE)
+		op->key = op->was; /* what the guest names does not count */
 	if (op->rq->cdb[0] == PR_CLEANUP)
 		return cleanup(op);
 	if ((size_t)op->action >= LEN(commands))
@@ -1321,8 +1394,6 @@ run_once(struct op *op)
 		proto_status(op->rp, BUSY);
 		return FINAL;
 	}
-	if (op->lun->n == PATHS_MAX)
-		drop_marks(op);
 	sort_paths(op);
 	v = run_out(op);
 	state_put(op->lun);

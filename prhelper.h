@@ -35,6 +35,7 @@ enum {
 				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */
 	SG_ABORT_TIME = 60000,    /* PREEMPT AND ABORT waits for each task */
 	PATHS_MAX = 64,           /* of a map */
+	MARKS_MAX = 2 * PATHS_MAX, /* those of paths that left among them */
 	LUNS_MAX = 1024,          /* that are remembered */
 	WWID_LEN = 256,           /* with its end; the kernel's longest is
 				   a SCSI name string */
@@ -317,7 +318,7 @@ struct lun {
 			  we have none that a path holds */
 	uint8_t warned; /* of a type that is no good for several paths */
 	int n;
-	struct mark marks[PATHS_MAX];
+	struct mark marks[MARKS_MAX];
 };
 
 /*

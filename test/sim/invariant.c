@@ -1,0 +1,862 @@
+/* See LICENSE file for copyright and license details. */
+/*
+ * What must always be true. Each check is one small function whose sentence
+ * is printed when it is broken. They look at the logical unit itself, which
+ * prhelper can only ask.
+ *
+ * Words: a path is sound in a command if it could be used from its begin to
+ * its end and nothing went wrong on it. A command is calm if nobody else
+ * changed anything meanwhile: no other host, and no command that was sent
+ * for an earlier one and executed late. What must hold at the end of a calm
+ * command must still have held at some moment of any other: the moments are
+ * noted after each command that the target executes.
+ *
+ * Ours is a nexus of our paths. A reservation is ours with key K if a nexus
+ * of ours that has K holds it, or if all registrants hold it and one of our
+ * nexuses has K: this is what the guest, which has but one nexus, takes for
+ * its own.
+ */
+#include <sys/sysmacros.h>
+#include <sys/types.h>
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../../prhelper.h"
+#include "sim.h"
+
+enum {
+	MOMENTS_MAX = 8,
+	SLACK = 2 * PATIENCE, /* when time is up a path may be silent */
+	GHOST_TYPE = 5,
+};
+
+/* The guest's command, and what was seen since it began. */
+static struct {
+	int out;    /* it is a PERSISTENT RESERVE OUT with a whole list */
+	int action; /* of it, or NOBODY; CLEANUP counts as an unregistration */
+	uint64_t key, sa;
+	int type;
+	int64_t begin;
+	struct target was;   /* the logical unit at its begin */
+	uint8_t up[PATHS_MAX]; /* the path could be used at its begin */
+	unsigned long changes; /* of the logical unit by others */
+	uint64_t remembered; /* key, at its begin */
+	int known;           /* ... and just where it is registered */
+	int hindered;          /* some command of ours, or its answer */
+	/* at some moment: */
+	int got_key;    /* a nexus of ours had the new key */
+	int lost_key;   /* ... one had none */
+	int reserved;   /* the reservation was ours, of that type */
+	int free;       /* it was not ours */
+	int cleared;    /* nobody was registered */
+	int preempted;  /* no other host had the service action key */
+	int moments;
+	struct target moment[MOMENTS_MAX]; /* during an IN */
+} c;
+
+/* Before the target executes a command. */
+static struct {
+	uint64_t key[NEXUS_MAX];
+	int holder, type;
+	uint32_t generation;
+	unsigned long changes;
+} b;
+
+static int
+ours(int nexus)
+{
+	return nexus != NOBODY && nexus < w.paths;
+}
+
+static int
+ours_have(const struct target *t, uint64_t key)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (t->nexus[i].key == key)
+			return 1;
+	return 0;
+}
+
+static int
+others_have(const struct target *t, uint64_t key)
+{
+	int i;
+
+	for (i = w.paths; i < t->n; i++)
+		if (t->nexus[i].key == key)
+			return 1;
+	return 0;
+}
+
+/* Is the reservation ours, with that key? */
+static int
+held(const struct target *t, uint64_t key)
+{
+	if (!key || t->holder == NOBODY)
+		return 0;
+	if (target_all(t))
+		return ours_have(t, key);
+	return ours(t->holder) && t->nexus[t->holder].key == key;
+}
+
+static int
+calm(void)
+{
+	return c.changes == 0;
+}
+
+static int
+sound(int path)
+{
+	return c.up[path] && fabric_usable(path) && !w.road[path].touched;
+}
+
+static int
+troubled(void)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (w.road[i].touched)
+			return 1;
+	return 0;
+}
+
+static int
+registers(void)
+{
+	return c.action == REGISTER || c.action == REGISTER_AND_IGNORE;
+}
+
+static int
+preempts(void)
+{
+	return c.action == PREEMPT || c.action == PREEMPT_AND_ABORT;
+}
+
+int
+guest_action(void)
+{
+	return c.action;
+}
+
+uint64_t
+guest_victim(void)
+{
+	return preempts() ? c.sa : 0;
+}
+
+void
+guest_hindered(void)
+{
+	c.hindered = 1;
+}
+
+static void
+observe(void)
+{
+	const struct target *t = &w.lun;
+
+	c.got_key |= ours_have(t, c.sa);
+	c.lost_key |= ours_have(t, 0);
+	c.reserved |= held(t, c.key) && t->type == c.type;
+	c.free |= !held(t, c.key);
+	c.cleared |= t->nreg == 0;
+	c.preempted |= !others_have(t, c.sa);
+	if (c.action == NOBODY && c.moments < MOMENTS_MAX)
+		c.moment[c.moments++] = *t;
+}
+
+/* All nexuses with the key that is remembered are paths marked as clean. */
+static int
+record_whole(void)
+{
+	int i, n = 0;
+
+	if (!w.state.key)
+		return 0;
+	for (i = 0; i < w.lun.n; i++)
+		n += w.lun.nexus[i].key == w.state.key;
+	for (i = 0; i < w.state.n; i++)
+		n -= w.state.marks[i].mark == MARK_CLEAN;
+	return n == 0;
+}
+
+void
+guest_begins(const struct request *rq)
+{
+	int i;
+
+	memset(&c, 0, offsetof(__typeof__(c), moment));
+	c.action = NOBODY;
+	c.out = rq->cdb[0] == PR_OUT && rq->len >= PARAMS_LEN;
+	if (rq->cdb[0] == PR_OUT)
+		c.action = rq->cdb[1] & ACTION_MASK;
+	if (rq->cdb[0] == PR_CLEANUP)
+		c.action = REGISTER_AND_IGNORE;
+	c.type = rq->cdb[2] & TYPE_MASK;
+	if (c.out) {
+		c.key = get64(rq->data);
+		c.sa = get64(rq->data + 8);
+	}
+	c.begin = w.clock;
+	c.was = w.lun;
+	c.remembered = w.state.key;
+	c.known = record_whole();
+	w.serial++;
+	w.calls = 0;
+	for (i = 0; i < w.paths; i++) {
+		c.up[i] = (uint8_t)fabric_usable(i);
+		w.road[i].touched = 0;
+	}
+	observe();
+}
+
+/* While the target executes something */
+
+void
+before(void)
+{
+	int i;
+
+	for (i = 0; i < w.lun.n; i++)
+		b.key[i] = w.lun.nexus[i].key;
+	b.holder = w.lun.holder;
+	b.type = w.lun.type;
+	b.generation = w.lun.generation;
+	b.changes = w.lun.changes;
+}
+
+/* Of a path of ours: it was not a REGISTER of ours that did it. */
+static void
+disturb(int but)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (i != but && w.lun.nexus[i].key != b.key[i])
+			w.road[i].disturbed = 1;
+}
+
+void
+after_other(void)
+{
+	if (w.lun.changes == b.changes)
+		return;
+	c.changes++;
+	disturb(NOBODY);
+	observe();
+}
+
+/* The guest's command may remove another's registration with that key. */
+static int
+may_remove(const struct flight *f, uint64_t key)
+{
+	if (f->action == CLEAR)
+		return 1;
+	if (f->action != PREEMPT && f->action != PREEMPT_AND_ABORT)
+		return 0;
+	return f->victim == key || f->victim == 0;
+}
+
+static void
+check_others_keys(const struct flight *f)
+{
+	int i;
+
+	for (i = w.paths; i < w.lun.n; i++) {
+		if (w.lun.nexus[i].key == b.key[i])
+			continue;
+		if (w.lun.nexus[i].key || !may_remove(f, b.key[i]))
+			violated("no registration of another node is removed "
+				 "or changed but by the guest's own PREEMPT "
+				 "of its key, or CLEAR");
+	}
+}
+
+static void
+check_others_reservation(const struct flight *f)
+{
+	int all = b.type == 7 || b.type == 8;
+
+	if (b.holder == NOBODY ||
+	    (w.lun.holder == b.holder && w.lun.type == b.type))
+		return;
+	if (all && (w.lun.nreg == 0 || f->action == RELEASE ||
+	    (w.lun.holder != NOBODY && w.lun.type == b.type)))
+		return;
+	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]))
+		violated("no reservation of another node is released or "
+			 "changed but by the guest's own PREEMPT of its key, "
+			 "or CLEAR; all registrants': or RELEASE");
+}
+
+void
+after(int path, const struct flight *f)
+{
+	int late = !f->job || f->serial != w.serial;
+
+	if (f->rq.cdb[0] == PR_OUT && f->rp.status == GOOD && !late)
+		w.road[path].disturbed = 0;
+	if (w.lun.generation != b.generation)
+		observe();
+	if (w.lun.changes == b.changes)
+		return;
+	check_others_keys(f);
+	check_others_reservation(f);
+	if (late) {
+		c.changes++;
+		disturb(NOBODY);
+	}
+	observe();
+}
+
+/* When the guest has its answer: form and time */
+
+static void
+check_form(const struct request *rq, const struct reply *rp)
+{
+	static const uint8_t none[SENSE_LEN];
+	int sensed = memcmp(rp->sense, none, SENSE_LEN) != 0;
+
+	switch (rp->status) {
+	case GOOD:
+	case CHECK_CONDITION:
+	case BUSY:
+	case RESERVATION_CONFLICT:
+	case TASK_SET_FULL: break;
+	default: violated("the status is one of those we know");
+	}
+	if (sensed != (rp->status == CHECK_CONDITION))
+		violated("there is sense data with CHECK CONDITION only, and "
+			 "always");
+	if (rp->len && (rq->cdb[0] != PR_IN || rp->status != GOOD))
+		violated("there is a payload with GOOD to an IN only");
+	if (rp->len > rq->len)
+		violated("the payload is not longer than the allocation "
+			 "length");
+	if (w.lent)
+		violated("what was borrowed is given back, once");
+}
+
+static void
+check_time(void)
+{
+	int64_t most = MPATH_TIME + SLACK;
+
+	if (c.action == PREEMPT_AND_ABORT)
+		most += SG_ABORT_TIME;
+	if (w.clock - c.begin > most)
+		violated("no command outlasts its deadline: %lld ms",
+		    (long long)(w.clock - c.begin));
+}
+
+/* IN */
+
+static int
+same_in(const struct target *moment, const struct request *rq,
+    const struct reply *rp)
+{
+	static struct target t;
+	static uint8_t data[DATA_MAX];
+	struct request rq2 = *rq;
+	struct reply rp2;
+
+	t = *moment;
+	t.nexus[0].nua = 0;
+	rq2.data = data;
+	memset(data, 0, sizeof(data));
+	target_run(&t, 0, &rq2, &rp2);
+	return rp2.status == GOOD && rp2.len == rp->len &&
+	    memcmp(data, rq->data, rp->len) == 0;
+}
+
+static void
+check_in(const struct request *rq, const struct reply *rp)
+{
+	int i;
+
+	if (rq->cdb[0] != PR_IN || rp->status != GOOD)
+		return;
+	for (i = 0; i < c.moments; i++)
+		if (same_in(&c.moment[i], rq, rp))
+			return;
+	if (c.moments < MOMENTS_MAX)
+		violated("what an IN returns is what the target would have "
+			 "said at some moment of it");
+}
+
+/* GOOD has its effect */
+
+/* With many silent paths there may be no time to ask the others. */
+static int
+timely(void)
+{
+	return w.clock - c.begin < 9 * SG_TIME / 10;
+}
+
+static void
+check_registered(void)
+{
+	int i;
+
+	if (!registers() || !c.sa)
+		return;
+	if (c.action == REGISTER && calm() && !ours_have(&c.was, c.key) &&
+	    !ours_have(&c.was, c.sa))
+		violated("REGISTER is not GOOD with a key that none of our "
+			 "paths had");
+	if (!c.got_key)
+		violated("REGISTER is GOOD if our key was registered");
+	if (calm() && !ours_have(&w.lun, c.sa))
+		violated("after REGISTER our key is registered");
+	for (i = 0; calm() && timely() && i < w.paths; i++)
+		if (sound(i) && w.lun.nexus[i].key != c.sa)
+			violated("after REGISTER each sound path has the "
+				 "guest's key: p%d", i + 1);
+}
+
+/* Could prhelper have moved the reservation away from a path that is gone? */
+static int
+can_rescue(void)
+{
+	uint64_t key = c.was.nexus[c.was.holder].key;
+	int i, some = 0;
+
+	for (i = 0; i < w.paths; i++) {
+		some |= sound(i) && c.was.nexus[i].key == key;
+		if (w.road[i].touched || w.road[i].disturbed)
+			return 0;
+	}
+	return some && w.lun.kind != SPDK && c.known && key == c.remembered;
+}
+
+static void
+check_unregistered(void)
+{
+	uint64_t key = c.action == REGISTER ? c.key : c.remembered;
+	int i, holder = c.was.holder;
+
+	if (!registers() || c.sa)
+		return;
+	if (!c.lost_key)
+		violated("after an unregistration some path had no key");
+	if (!calm())
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (sound(i) && w.lun.nexus[i].key)
+			violated("after an unregistration no sound path has "
+				 "a key: p%d", i + 1);
+	if (c.out && ours(holder) && !target_all(&c.was) &&
+	    held(&c.was, key) && held(&w.lun, key) &&
+	    (sound(holder) || can_rescue()))
+		violated("who unregisters does not hold the reservation any "
+			 "longer");
+}
+
+static void
+check_reserved(void)
+{
+	int i;
+
+	if (c.action != RESERVE)
+		return;
+	if (!c.reserved)
+		violated("RESERVE is GOOD if the reservation was there, of "
+			 "that type and ours");
+	if (!calm())
+		return;
+	if (!held(&w.lun, c.key) || w.lun.type != c.type)
+		violated("after RESERVE the reservation is there, of that "
+			 "type and ours");
+	for (i = 0; c.type >= GHOST_TYPE && i < w.paths; i++)
+		if (sound(i) && w.lun.nexus[i].key &&
+		    !target_may(&w.lun, i, 1))
+			violated("after RESERVE for registrants each "
+				 "registered path may write: p%d", i + 1);
+}
+
+static void
+check_released(void)
+{
+	/* An old key may still be on a path that has missed its change. */
+	int was = held(&c.was, c.key) &&
+	    (c.key == c.remembered || !c.remembered);
+
+	if (c.action != RELEASE || !was)
+		return;
+	/* SPDK says GOOD, but hands it to the next registrant. */
+	if (w.lun.kind == SPDK && target_all(&c.was))
+		return;
+	/* Our holder is away and may as well be another node with our key. */
+	if (!c.known && !target_all(&c.was) && !c.up[c.was.holder])
+		return;
+	if (!c.free)
+		violated("RELEASE is GOOD if the reservation was not ours "
+			 "at some moment");
+	if (calm() && held(&w.lun, c.key))
+		violated("after RELEASE the reservation is not ours");
+	if (calm() && c.was.type != c.type)
+		violated("RELEASE of another type than that of our "
+			 "reservation is not GOOD");
+}
+
+static void
+check_cleared(void)
+{
+	if (c.action != CLEAR)
+		return;
+	if (!ours_have(&c.was, c.key) && calm())
+		violated("CLEAR is not GOOD without our key");
+	if (!c.cleared)
+		violated("CLEAR is GOOD if all registrations were gone");
+	if (calm() && (w.lun.nreg || w.lun.holder != NOBODY))
+		violated("after CLEAR nobody is registered or holds a "
+			 "reservation");
+}
+
+/* Does the service action key name the holder of the reservation? */
+static int
+names_holder(const struct target *t)
+{
+	if (t->holder == NOBODY)
+		return 0;
+	if (target_all(t))
+		return !c.sa;
+	return c.sa ==
+	    (t->kind == SPDK ? t->crkey : t->nexus[t->holder].key);
+}
+
+static void
+check_preempted(void)
+{
+	/* SPDK: who preempts himself removes nobody, a sibling everybody. */
+	int self = w.lun.kind == SPDK && c.key == c.sa;
+	int i;
+
+	if (!preempts() || (self && names_holder(&c.was)))
+		return;
+	if (calm() && !ours_have(&c.was, c.key))
+		violated("PREEMPT is not GOOD without our key");
+	if (c.sa && !self && !c.preempted)
+		violated("PREEMPT is GOOD if the other nodes with that key "
+			 "were removed");
+	if (!calm())
+		return;
+	if (c.sa && !self && others_have(&w.lun, c.sa))
+		violated("after PREEMPT no other node has the key");
+	if (names_holder(&c.was) &&
+	    (!held(&w.lun, c.key) || w.lun.type != c.type))
+		violated("after PREEMPT of the holder the reservation is "
+			 "ours, of that type");
+	for (i = 0; timely() && ours_have(&w.lun, c.key) && i < w.paths; i++)
+		if (sound(i) && c.was.nexus[i].key == c.key &&
+		    w.lun.nexus[i].key != c.key)
+			violated("after PREEMPT each sound path that had the "
+				 "guest's key has it, if the target left it "
+				 "to one: p%d", i + 1);
+}
+
+/*
+ * The guest's I/O must not meet a unit attention that this command has made.
+ * What others make is theirs to explain.
+ */
+static void
+check_drained(void)
+{
+	const struct nexus *n;
+	int i, j;
+
+	for (i = 0; calm() && timely() && i < w.paths; i++) {
+		n = &w.lun.nexus[i];
+		for (j = 0; sound(i) && j < n->nua; j++)
+			if (n->own[j] == 1 + w.serial % 255)
+				violated("no unit attention that we made is "
+					 "left on a sound path: p%d", i + 1);
+	}
+}
+
+/* A refusal has none */
+
+static void
+check_rolled_back(void)
+{
+	int i;
+
+	if (!registers() || !calm() || c.hindered || !timely())
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (sound(i) &&
+		    w.lun.nexus[i].key != c.was.nexus[i].key &&
+		    w.lun.nexus[i].key != c.remembered &&
+		    (c.action != REGISTER || w.lun.nexus[i].key != c.key))
+			violated("after a REGISTER that failed each sound "
+				 "path has what it had, or the guest's old "
+				 "key: p%d", i + 1);
+}
+
+static void
+check_unchanged(const struct reply *rp)
+{
+	const struct target *t = &w.lun;
+	int i, same;
+
+	/* SPDK refuses the holder's sibling, and removes it all the same. */
+	if (!calm() || c.hindered || (preempts() && t->kind == SPDK))
+		return;
+	/* ... also if we do that to ourselves. */
+	if (t->kind == SPDK && ours(c.was.holder) && !c.up[c.was.holder] &&
+	    troubled())
+		return;
+	/* It was aborted, on the way or by us: then it may have happened. */
+	if (rp->status == CHECK_CONDITION &&
+	    proto_sense_of(rp->sense) >> 16 == 0xb && troubled())
+		return;
+	same = t->holder == c.was.holder ||
+	    (ours(t->holder) && ours(c.was.holder)) ||
+	    (target_all(t) && target_all(&c.was));
+	/* A ghost may have held it for all registrants. */
+	if (target_all(&c.was) && t->nreg == 0)
+		return;
+	if (!same || t->type != c.was.type)
+		violated("a command that was refused changes no reservation");
+	for (i = w.paths; i < t->n; i++)
+		if (t->nexus[i].key != c.was.nexus[i].key)
+			violated("a command that was refused removes no node");
+}
+
+/* What prhelper remembers is true */
+
+static void
+check_record(void)
+{
+	const struct mark *m;
+	int i, path;
+
+	for (i = 0; i < w.state.n; i++) {
+		m = &w.state.marks[i];
+		path = (int)minor(m->dev) / 16;
+		if (m->mark != MARK_CLEAN || w.road[path].disturbed ||
+		    w.road[path].flight.there)
+			continue;
+		if (w.lun.nexus[path].key != w.state.key)
+			violated("a path that is remembered as clean has the "
+				 "key that is remembered: p%d", path + 1);
+	}
+}
+
+/*
+ * The strongest one: when nothing went wrong but that some paths cannot be
+ * used, the answer is the one that the guest would get if it had one real
+ * nexus, and so is what becomes of the logical unit. The one nexus has what
+ * our paths have, if those that can be used have all the same. A path that
+ * cannot be used and has something else is a ghost, one more node.
+ */
+static int
+one_nexus(struct target *t, const struct target *from)
+{
+	uint64_t key = 0;
+	int i, j, n = 0, first = NOBODY;
+
+	for (i = 0; i < w.paths; i++) {
+		if (!c.up[i])
+			continue;
+		if (first == NOBODY)
+			key = from->nexus[first = i].key;
+		if (from->nexus[i].key != key)
+			return NOBODY;
+	}
+	/* Then it is not clear what the guest has. */
+	if (key != c.remembered && c.remembered &&
+	    ours_have(from, c.remembered))
+		return NOBODY;
+	*t = *from;
+	for (i = j = 0; i < from->nreg; i++) {
+		n = from->order[i];
+		if (ours(n) && key && from->nexus[n].key == key) {
+			t->nexus[n].key = 0;
+			if (from->holder == n)
+				t->holder = first;
+			if (t->nexus[first].key == key)
+				continue;
+			t->nexus[first].key = key;
+			n = first;
+		} else if (ours(n) && !key) {
+			return NOBODY; /* it may be the guest's */
+		}
+		t->order[j++] = (uint8_t)n;
+	}
+	t->nreg = j;
+	if (first != NOBODY)
+		t->nexus[first].nua = 0;
+	return first;
+}
+
+static int
+plain(void)
+{
+	int i;
+
+	if (!calm() || c.hindered || troubled())
+		return 0;
+	for (i = 0; i < w.paths; i++)
+		if (c.up[i] != fabric_usable(i))
+			return 0;
+	return 1;
+}
+
+static int
+type_known(int type)
+{
+	return type == 1 || type == 3 || (type >= 5 && type <= 8);
+}
+
+/* Where the answer may be another than that of the target. */
+static int
+excused(const struct request *rq, const struct reply *rp)
+{
+	uint32_t sense = proto_sense_of(rp->sense);
+	int action = rq->cdb[1] & ACTION_MASK;
+
+	if (rp->status == RESERVATION_CONFLICT)
+		sense = 0;
+	if (rq->cdb[0] != PR_OUT)
+		return 0;
+	/* Not passed on. */
+	if (action == REGISTER_AND_MOVE || action == REPLACE_LOST)
+		return sense == INVALID_FIELD;
+	if (action > REPLACE_LOST)
+		return sense == INVALID_FIELD || !sense;
+	if (rq->len != PARAMS_LEN)
+		return sense >> 16 == 5;
+	if (rq->data[20] & FLAG_SPEC_I_PT)
+		return sense >> 16 == 5;
+	/* SPDK: a path that is not the holder is removed, too, and refused. */
+	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
+		return 1;
+	/* Is it held by a path that is away, or by a node with our key? */
+	if (action == RELEASE && !c.known && c.was.holder != NOBODY &&
+	    c.was.nexus[c.was.holder].key == c.key)
+		return rp->status == BUSY || rp->status == CHECK_CONDITION;
+	if (!ours(c.was.holder))
+		return 0;
+	/* Who does not hold it hears of a conflict before an invalid type. */
+	if (rq->cdb[2] >> 4 || !type_known(c.type))
+		return 1;
+	if (c.up[c.was.holder])
+		return 0;
+	/*
+	 * Our holder cannot be reached, and the others answer in another
+	 * way, or it is not certain that it is ours.
+	 */
+	if (!c.known)
+		return 1;
+	return action == RELEASE &&
+	    (sense == INVALID_RELEASE || c.key != c.remembered);
+}
+
+/* A path of ours that could not be used is still registered. */
+static int
+ghosts(void)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (!c.up[i] && w.lun.nexus[i].key)
+			return 1;
+	return 0;
+}
+
+static void
+check_state(const struct target *one, int first)
+{
+	const struct target *t = &w.lun;
+	int i, same;
+
+	for (i = 0; i < t->n; i++)
+		if ((!ours(i) && one->nexus[i].key != t->nexus[i].key) ||
+		    (ours(i) && c.up[i] &&
+			one->nexus[first].key != t->nexus[i].key))
+			violated("who is registered is as with one nexus: %s "
+				 "%d", ours(i) ? "p" : "o",
+			    ours(i) ? i + 1 : i + 1 - w.paths);
+	/*
+	 * CLEANUP moves nothing; all registrants: the ghosts still hold it;
+	 * and what may be another's stays.
+	 */
+	if (ghosts() && registers() && !c.sa &&
+	    (!c.out || target_all(&c.was) || !c.known))
+		return;
+	if (c.action == RELEASE && !c.known && ours(c.was.holder) &&
+	    !c.up[c.was.holder])
+		return;
+	same = one->holder == t->holder ||
+	    (one->holder == first && ours(t->holder)) ||
+	    (target_all(one) && target_all(t));
+	if (!same || one->type != t->type)
+		violated("the reservation is as with one nexus");
+}
+
+static void
+check_as_one(const struct request *rq, const struct reply *rp)
+{
+	static struct target one;
+	static uint8_t data[DATA_MAX];
+	struct request rq1 = *rq;
+	struct reply rp1;
+	int first;
+
+	if (!plain() || (first = one_nexus(&one, &c.was)) == NOBODY)
+		return;
+	rq1.data = data;
+	if (rq->cdb[0] == PR_CLEANUP) {
+		rq1.cdb[0] = PR_OUT;
+		rq1.cdb[1] = REGISTER_AND_IGNORE;
+		rq1.len = PARAMS_LEN;
+		memset(data, 0, PARAMS_LEN);
+	} else if (rq->cdb[0] == PR_OUT) {
+		memcpy(data, rq->data, rq->len);
+		if (rq->len >= PARAMS_LEN)
+			data[20] &= (uint8_t)~FLAG_ALL_TG_PT;
+	}
+	target_run(&one, first, &rq1, &rp1);
+	if ((rp1.status != rp->status ||
+		memcmp(rp1.sense, rp->sense, SENSE_LEN)) &&
+	    !excused(rq, rp))
+		violated("the answer is that of one nexus, which is %s",
+		    answer(&rp1));
+	/* To SPDK each of our paths is somebody else: see there. */
+	if (w.lun.kind == SPDK && ((c.action == RELEASE && target_all(&c.was))
+	    || (preempts() && c.key == c.sa)))
+		return;
+	if (rp1.status == rp->status)
+		check_state(&one, first);
+}
+
+void
+guest_ends(const struct request *rq, const struct reply *rp)
+{
+	check_form(rq, rp);
+	check_time();
+	check_in(rq, rp);
+	if (rp->status == GOOD && c.action != NOBODY) {
+		check_registered();
+		check_unregistered();
+		check_reserved();
+		check_released();
+		check_cleared();
+		check_preempted();
+		check_drained();
+	} else {
+		check_rolled_back();
+		check_unchanged(rp);
+	}
+	check_record();
+	check_as_one(rq, rp);
+	c.action = NOBODY;
+}
