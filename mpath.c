@@ -97,7 +97,7 @@ struct op {
 
 /* What is done about a path, for the trace. */
 static void
-step(dev_t dev, const char *what)
+trace_step(dev_t dev, const char *what)
 {
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
@@ -358,12 +358,15 @@ settle(struct op *op, struct job *jobs, int n, int patience)
 	}
 }
 
-/* The same command for one more path. */
+/* Send one command to the n paths of jobs. */
 static void
-add_job(struct op *op, int *n, dev_t dev, const struct request *rq)
+send_all(struct op *op, int n, const struct request *rq)
 {
-	op->jobs[*n].dev = dev;
-	op->jobs[(*n)++].rq = *rq;
+	int i;
+
+	for (i = 0; i < n; i++)
+		op->jobs[i].rq = *rq;
+	settle(op, op->jobs, n, PATIENCE);
 }
 
 static int
@@ -543,8 +546,8 @@ drain(struct op *op)
 
 	for (i = 0; i < op->map.n; i++)
 		if (op->map.paths[i].dev != op->canary)
-			add_job(op, &n, op->map.paths[i].dev, &rq);
-	settle(op, op->jobs, n, PATIENCE);
+			op->jobs[n++].dev = op->map.paths[i].dev;
+	send_all(op, n, &rq);
 }
 
 /* The canary */
@@ -570,7 +573,7 @@ believed(struct op *op, dev_t dev)
 			return dev == op->lun->holder;
 		return v > LOST;
 	}
-	step(dev, "does not hold the key: another path may");
+	trace_step(dev, "does not hold the key: another path may");
 	if (mark == MARK_CLEAN && op->key == op->was) {
 		op->lost = 1;
 		set_mark(op->lun, dev, MARK_SET);
@@ -597,11 +600,10 @@ took_effect(struct op *op, dev_t dev)
 	case RESERVE:
 		/* Another node with our key may have reserved, too. */
 		if (read_reservation(op, &key, &type) != 1 ||
-		    type != (op->rq->cdb[2] & TYPE_MASK))
+		    type != (op->rq->cdb[2] & TYPE_MASK) ||
+		    (!all_hold(type) && key != op->key))
 			return 0;
-		if (op->ours || all_hold(type))
-			return proven(op);
-		return key == op->key;
+		return (op->ours == 0 && !all_hold(type)) || proven(op);
 	case CLEAR: return op->listed > 0 && count_key(op, 0) == 0;
 	case PREEMPT:
 	case PREEMPT_AND_ABORT:
@@ -655,7 +657,7 @@ send_guest(struct op *op, int i)
 	if (v == DONE)
 		adopt_key(op, dev);
 	if (v == LOST && took_effect(op, dev)) {
-		step(dev, "took effect");
+		trace_step(dev, "took effect");
 		proto_status(&rp, GOOD);
 		op->verified = 1;
 		v = DONE;
@@ -673,7 +675,7 @@ lost_key(struct op *op)
 	warn("%s: key 0x%llx is not registered any more", op->map.wwid,
 	    (unsigned long long)op->was);
 	op->lun->key = op->was = 0;
-	op->lun->holder = NO_PATH;
+	op->lun->holder = 0;
 	op->lun->n = 0;
 }
 
@@ -716,7 +718,7 @@ canary(struct op *op)
 static void
 missed(struct op *op, dev_t dev)
 {
-	step(dev, "missed the change");
+	trace_step(dev, "missed the change");
 	if (mark_of(op->lun, dev) != MARK_TAINTED)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
 }
@@ -742,36 +744,46 @@ begin(struct op *op, uint64_t sa_key)
 
 enum { BROUGHT, REFUSED, PREEMPTED };
 
+/* Steps to bring a sibling to a key, each for those that need it. */
+enum { ASK_FOR, LOOK_AT, FORCE, STEPS };
+
 /*
- * A sibling that cannot be reached is left for later; one that can, and still
- * does not take the key, would be a hole in the guest's registration.
+ * Which siblings need the next step? Those come first: how many. One that
+ * cannot be reached is left for later; one that can, and still does not take
+ * the key, would be a hole in the guest's registration.
  */
 static int
-bring_one(struct op *op, struct job *j, uint64_t sa_key)
+sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 {
-	int v = j->verdict;
+	const struct job *j;
+	int i = 0;
 
-	op->last = j->rp;
-	if (v <= CONFLICT && v != ELSEWHERE && j->how != SG_SILENT)
-		v = probe(op, j->dev, sa_key);
-	if (v == CONFLICT) {
-		if (sa_key && probe(op, op->canary, sa_key) == CONFLICT)
-			return PREEMPTED;
-		step(j->dev, "holds a stale key");
-		v = register_on(op, j->dev, REGISTER_AND_IGNORE, 0, sa_key);
+	while (i < n) {
+		j = &op->jobs[i];
+		if ((step < FORCE && j->verdict == CONFLICT) ||
+		    (step == ASK_FOR && j->verdict <= LOST &&
+			j->how != SG_SILENT)) {
+			i++;
+			continue;
+		}
+		if (j->verdict == DONE) {
+			set_mark(op->lun, j->dev, MARK_CLEAN);
+		} else if (j->verdict <= LOST || !sa_key) {
+			missed(op, j->dev);
+		} else {
+			trace_step(j->dev, "refuses the key");
+			*op->rp = j->rp;
+			*result = REFUSED;
+		}
+		op->jobs[i] = op->jobs[--n];
 	}
-	if (v == DONE)
-		set_mark(op->lun, j->dev, MARK_CLEAN);
-	else if (v > LOST && sa_key)
-		return REFUSED;
-	else
-		missed(op, j->dev);
-	return BROUGHT;
+	return n;
 }
 
 /*
- * Send one REGISTER or REGISTER AND IGNORE EXISTING KEY to all siblings, or
- * to those that are new only, and see to those that are not content with it.
+ * Bring all siblings, or only those that are new, from one key to another by
+ * a REGISTER or a REGISTER AND IGNORE EXISTING KEY. A sibling that conflicts
+ * has the new key already, or a stale one; or our own was preempted.
  */
 static int
 bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
@@ -779,27 +791,33 @@ bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
 	uint8_t params[PARAMS_LEN];
 	struct request rq;
 	dev_t dev;
-	int i, n = 0, r, result = BROUGHT;
+	int i, n = 0, asked, step, result = BROUGHT;
 
-	make_out(op, &rq, params, action, 0, key, sa_key);
 	for (i = 0; i < op->map.n; i++) {
 		dev = op->map.paths[i].dev;
 		if (dev != op->canary &&
-		    (!only_new || mark_of(op->lun, dev) == MARK_NONE))
-			add_job(op, &n, dev, &rq);
+		    (!only_new || !find_mark(op->lun, dev)))
+			op->jobs[n++].dev = dev;
 	}
-	settle(op, op->jobs, n, PATIENCE);
-	/* All of them, also after a refusal: retreat() must know. */
-	for (i = 0; i < n; i++) {
-		r = bring_one(op, &op->jobs[i], sa_key);
-		if (r == REFUSED && result == BROUGHT)
-			*op->rp = op->last;
-		if (r > result)
-			result = r;
+	asked = n;
+	for (step = ASK_FOR; step < STEPS && n > 0; step++) {
+		if (step == FORCE && sa_key &&
+		    probe(op, op->canary, sa_key) == CONFLICT)
+			break;
+		if (step == ASK_FOR)
+			make_out(op, &rq, params, action, 0, key, sa_key);
+		else if (step == LOOK_AT)
+			make_out(op, &rq, params, REGISTER, 0, sa_key, sa_key);
+		else
+			make_out(
+			    op, &rq, params, REGISTER_AND_IGNORE, 0, 0, sa_key);
+		send_all(op, n, &rq);
+		n = sift(op, n, step, sa_key, &result);
 	}
-	if (n > 0 && sa_key && result == BROUGHT &&
-	    probe(op, op->canary, sa_key) == CONFLICT)
-		result = PREEMPTED;
+	while (n > 0)
+		missed(op, op->jobs[--n].dev);
+	if (asked && sa_key && probe(op, op->canary, sa_key) == CONFLICT)
+		return PREEMPTED;
 	return result;
 }
 
@@ -834,7 +852,8 @@ retreat(struct op *op, int preempted)
 		dev = op->map.paths[i].dev;
 		if (mark_of(op->lun, dev) != MARK_CLEAN)
 			continue;
-		step(dev, preempted ? "must not keep the key" : "rolled back");
+		trace_step(
+		    dev, preempted ? "must not keep the key" : "rolled back");
 		v = register_on(op, dev, REGISTER, op->sa_key, old);
 		if (v == DONE || (v == CONFLICT && preempted))
 			continue;
@@ -926,12 +945,15 @@ holder_first(struct op *op)
 	}
 }
 
-/* The path that holds our reservation is known, and cannot be reached. */
+/* Is the reservation ours, but not to be reached through who holds it? */
 static int
 holder_away(struct op *op)
 {
-	return op->lun->holder && op->lun->holder != NO_PATH &&
-	    probe(op, op->lun->holder, op->key) <= LOST && proven(op);
+	dev_t dev = op->lun->holder;
+
+	if (dev == NO_PATH || (dev && probe(op, dev, op->key) > LOST))
+		return 0;
+	return proven(op);
 }
 
 /* The commands, each with its verdict and a reply that is in place */
@@ -1020,17 +1042,19 @@ reserve(struct op *op)
 {
 	int v, held, type = op->rq->cdb[2] & TYPE_MASK;
 
-	op->ours = held_by(op, op->key, &held) == 1;
+	op->ours = held_by(op, op->key, &held);
 	if (op->ours)
 		holder_first(op);
 	v = canary(op);
 	if (v != DONE)
-		return v < FINAL && op->ours && held == type &&
+		return v < FINAL && op->ours == 1 && held == type &&
 			holder_away(op) ?
 		    good(op) :
 		    v;
 	if (!op->ours || !op->verified)
 		op->lun->holder = all_hold(type) ? NO_PATH : op->canary;
+	else if (op->ours < 0)
+		op->lun->holder = 0;
 	if (op->map.n > 1 && !op->lun->warned &&
 	    (type == WRITE_EXCLUSIVE || type == EXCLUSIVE_ACCESS)) {
 		op->lun->warned = 1;
@@ -1083,6 +1107,25 @@ release_held(struct op *op)
 	return AWAY;
 }
 
+/* The path that holds it did not answer: another one must, if we may. */
+static int
+release_lost(struct op *op, int was_held)
+{
+	int type, held = held_by(op, op->key, &type);
+
+	if (was_held == 1 && held == 0)
+		return good(op);
+	if (held < 1)
+		return LOST;
+	if (type != (op->rq->cdb[2] & TYPE_MASK)) {
+		proto_sense(op->rp, INVALID_RELEASE);
+		return FINAL;
+	}
+	if (holder_away(op) && move_holder(op, type))
+		return release_held(op);
+	return LOST;
+}
+
 static int
 release(struct op *op)
 {
@@ -1095,14 +1138,8 @@ release(struct op *op)
 		v = canary(op);
 	} else {
 		v = release_held(op);
-		if (v <= LOST && held == 1) {
-			if (type != (op->rq->cdb[2] & TYPE_MASK)) {
-				proto_sense(op->rp, INVALID_RELEASE);
-				return FINAL;
-			}
-			if (holder_away(op) && move_holder(op, type))
-				v = release_held(op);
-		}
+		if (v <= LOST)
+			v = release_lost(op, held);
 		if (v == DONE)
 			op->lun->holder = NO_PATH;
 	}
@@ -1152,7 +1189,7 @@ restore_siblings(struct op *op)
 	if (v != DONE && v != CONFLICT)
 		n = count_key(op, op->key);
 	if (v == CONFLICT || n == 0) {
-		step(op->canary, "the caller was removed, too");
+		trace_step(op->canary, "the caller was removed, too");
 		clear_all(op, REGISTER, op->key);
 		return;
 	}
@@ -1205,7 +1242,7 @@ rebuild(struct op *op)
 		lost_key(op);
 		return CONFLICT;
 	}
-	step(op->canary, "registered again: the target had removed it");
+	trace_step(op->canary, "registered again: the target had removed it");
 	begin(op, op->key);
 	for (i = 0, v = LOST; i < ROUNDS_MAX && v <= ELSEWHERE; i++)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
@@ -1245,8 +1282,9 @@ preempt(struct op *op)
 	if (v != DONE)
 		return v;
 	if (op->self || !ours) {
+		known = op->self || held >= 0;
 		held = read_reservation(op, &key, &type);
-		if (held < 0)
+		if (held < 0 || !known)
 			op->lun->holder = 0;
 		else if (held && !all_hold(type) &&
 		    (key == op->key || (op->self && key == 0)))

@@ -609,6 +609,13 @@ check_unchanged(const struct reply *rp)
 	/* SPDK refuses the holder's sibling, and removes it all the same. */
 	if (!calm() || c.hindered || (preempts() && t->kind == SPDK))
 		return;
+	/* What is taken back from an orphan may have held it. */
+	if (registers() && ours(c.was.holder) &&
+	    c.was.nexus[c.was.holder].key != c.remembered)
+		return;
+	/* It may have been done, and only that not be known. */
+	if (c.action == RELEASE && troubled())
+		return;
 	/* ... also if we do that to ourselves. */
 	if (t->kind == SPDK && ours(c.was.holder) && !c.up[c.was.holder] &&
 	    troubled())
