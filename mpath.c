@@ -153,7 +153,7 @@ static const struct {
 	[CONFLICT] =      { "conflict", 0, 0, CONFLICT },
 	[FINAL] =         { "final", 0, 0, FINAL },
 	[DONE] =          { "good", 0, 0, DONE },
-	[IS_BUSY] =       { "busy", 40, 1, ELSEWHERE },
+	[IS_BUSY] =       { "busy", 13, 1, ELSEWHERE },
 	[IN_TRANSITION] = { "in transition", 13, 1, AWAY }, /* 10 s */
 	[ATTENTION] =     { "unit attention", 8, 0, ELSEWHERE },
 	[WAS_RESET] =     { "was reset", 8, 1, ELSEWHERE },
@@ -268,6 +268,25 @@ recorded(const struct lun *lun)
 	for (i = 0; i < lun->n; i++)
 		n += lun->marks[i].mark == MARK_CLEAN;
 	return n;
+}
+
+/* May a command that was given up still be executed? */
+static int
+tainted(const struct lun *lun)
+{
+	int i;
+
+	for (i = 0; i < lun->n; i++)
+		if (lun->marks[i].mark == MARK_TAINTED)
+			return 1;
+	return 0;
+}
+
+/* No path of ours holds the reservation; what may come late aside. */
+static void
+none_holds(struct lun *lun)
+{
+	lun->holder = tainted(lun) ? 0 : NO_PATH;
 }
 
 /* Sending */
@@ -884,18 +903,6 @@ catch_up(struct op *op)
 
 /* Ownership */
 
-/* May a command that was given up still be executed? */
-static int
-tainted(const struct lun *lun)
-{
-	int i;
-
-	for (i = 0; i < lun->n; i++)
-		if (lun->marks[i].mark == MARK_TAINTED)
-			return 1;
-	return 0;
-}
-
 /* Do we know which path holds our reservation? */
 static int
 holder_known(const struct op *op)
@@ -1000,7 +1007,7 @@ register_key(struct op *op)
 		return v;
 	lun->aptpl = guest_aptpl(op);
 	if (op->action == REGISTER && op->key == 0)
-		lun->holder = NO_PATH;
+		none_holds(lun);
 	begin(op, op->sa_key);
 	r = bring(op, op->action, op->key, op->sa_key, 0);
 	if (r == REFUSED) {
@@ -1051,8 +1058,10 @@ reserve(struct op *op)
 			holder_away(op) ?
 		    good(op) :
 		    v;
-	if (!op->ours || !op->verified)
-		op->lun->holder = all_hold(type) ? NO_PATH : op->canary;
+	if (all_hold(type))
+		none_holds(op->lun);
+	else if (!op->ours || !op->verified)
+		op->lun->holder = op->canary;
 	else if (op->ours < 0)
 		op->lun->holder = 0;
 	if (op->map.n > 1 && !op->lun->warned &&
@@ -1131,7 +1140,7 @@ release(struct op *op)
 {
 	int v, type, held = held_by(op, op->key, &type);
 
-	if (held == 0 || (op->lun->holder == NO_PATH && !tainted(op->lun)) ||
+	if (held == 0 || op->lun->holder == NO_PATH ||
 	    (op->lun->key && op->lun->key != op->key)) {
 		/* Not ours. But the holder knows a wrong key when he sees it */
 		holder_first(op);
@@ -1141,7 +1150,7 @@ release(struct op *op)
 		if (v <= LOST)
 			v = release_lost(op, held);
 		if (v == DONE)
-			op->lun->holder = NO_PATH;
+			none_holds(op->lun);
 	}
 	if (v == DONE)
 		drain(op);
