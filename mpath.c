@@ -1340,13 +1340,6 @@ cleanup(struct op *op)
 	return recorded(op->lun) > 0 ? good(op) : AWAY;
 }
 
-static int
-unsupported(struct op *op)
-{
-	proto_sense(op->rp, INVALID_FIELD);
-	return FINAL;
-}
-
 /* One command of the guest */
 
 /* Is the parameter list one that all paths can have? */
@@ -1413,13 +1406,16 @@ run_out(struct op *op)
 		[PREEMPT_AND_ABORT] = preempt,
 		[REGISTER_AND_IGNORE] = register_key,
 	};
+
 	op->was = op->lun->key;
 	if (op->action == REGISTER_AND_IGNORE)
 		op->key = op->was; /* what the guest names does not count */
 	if (op->rq->cdb[0] == PR_CLEANUP)
 		return cleanup(op);
-	if ((size_t)op->action >= LEN(commands))
-		return unsupported(op);
+	if ((size_t)op->action >= LEN(commands)) {
+		proto_sense(op->rp, INVALID_FIELD);
+		return FINAL;
+	}
 	if ((op->action == REGISTER || op->action == REGISTER_AND_IGNORE) &&
 	    op->sa_key == 0)
 		return unregister(op);

@@ -35,11 +35,12 @@ enum {
 				   7 s to 7 s (BLK_MIN_SG_TIMEOUT) */
 	SG_ABORT_TIME = 60000,    /* PREEMPT AND ABORT waits for each task */
 	PATHS_MAX = 64,           /* of a map */
-	MARKS_MAX = 2 * PATHS_MAX, /* those of paths that left among them */
+	MARKS_MAX = 128,          /* of paths, those that left among them */
 	LUNS_MAX = 1024,          /* that are remembered */
 	WWID_LEN = 256,           /* with its end; the kernel's longest is
 				   a SCSI name string */
 	MPATH_TIME = 20000,       /* one command over all its paths */
+	TURN_TIME = 10000,        /* for a turn at a logical unit */
 	DM_TIME = 1000,           /* for a turn at libdevmapper */
 	PATIENCE = 500,           /* a path may be silent so long before the
 				   next one is tried, or it is given up */
@@ -323,7 +324,7 @@ struct lun {
 
 /*
  * What is remembered of a logical unit, for one command at a time; one that
- * was unknown starts empty. NULL if it does not come within MPATH_TIME, or if
+ * was unknown starts empty. NULL if it does not come within TURN_TIME, or if
  * the table is full.
  */
 struct lun *state_get(const char *wwid);

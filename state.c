@@ -69,7 +69,7 @@ warn_full(const char *wwid)
 struct lun *
 state_get(const char *wwid)
 {
-	int64_t end = now() + MPATH_TIME;
+	int64_t end = now() + TURN_TIME;
 	const struct timespec ts = {
 		.tv_sec = (time_t)(end / 1000),
 		.tv_nsec = (long)(end % 1000) * 1000000,

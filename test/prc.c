@@ -4,6 +4,7 @@
  *
  *	prc [-qs] [-n N] [-o ro|rw|path] SOCKET DEVICE [CDBHEX[:PARAMHEX]]...
  *
+ * SOCKET "-": no helper, the commands go to the device with SG_IO.
  * Without a command on the command line each line of standard input is one.
  * The answer is SCSI status, sense key/code/qualifier or "-", payload or "-".
  *	-n	repeat the commands N times
@@ -20,7 +21,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
+
+#include <scsi/sg.h>
 
 #include "client.h"
 
@@ -102,17 +106,42 @@ finish(const char *why, int status)
 	exit(status);
 }
 
+/* What is no SCSI status at all is told as status ff. */
 static void
-run(int sock, int dev, const char *text)
+direct(int dev, struct command *c, struct answer *a)
 {
-	struct command c;
-	struct answer a;
+	sg_io_hdr_t io = {
+		.interface_id = 'S', .timeout = 60000,
+		.dxfer_direction = SG_DXFER_NONE, .dxferp = a->data,
+		.cmdp = c->cdb, .cmd_len = c->cdb[0] < 0x20 ? 6 : 10,
+		.sbp = a->sense, .mx_sb_len = SENSELEN,
+	};
 
-	parse(&c, text);
-	if (sendfds(sock, c.cdb, CDBLEN, &dev, 1) < 0 ||
-	    writen(sock, c.param, c.len) < 0)
+	if (c->len) {
+		io.dxfer_direction = SG_DXFER_TO_DEV;
+		io.dxferp = c->param;
+		io.dxfer_len = (unsigned)c->len;
+	} else if (cdb_len(c->cdb)) {
+		io.dxfer_direction = SG_DXFER_FROM_DEV;
+		io.dxfer_len = (unsigned)cdb_len(c->cdb);
+	}
+	memset(a->sense, 0, SENSELEN);
+	a->size = 0;
+	a->status = 0xff;
+	if (ioctl(dev, SG_IO, &io) < 0 || io.host_status)
+		return;
+	a->status = io.status;
+	if (io.dxfer_direction == SG_DXFER_FROM_DEV && io.status == 0)
+		a->size = (int)io.dxfer_len - io.resid;
+}
+
+static void
+through_helper(int sock, int dev, struct command *c, struct answer *a)
+{
+	if (sendfds(sock, c->cdb, CDBLEN, &dev, 1) < 0 ||
+	    writen(sock, c->param, c->len) < 0)
 		finish("closed", 1);
-	switch (readanswer(sock, c.cdb, &a, -1)) {
+	switch (readanswer(sock, c->cdb, a, -1)) {
 	case -1:
 		finish("closed", 1);
 		break;
@@ -120,6 +149,19 @@ run(int sock, int dev, const char *text)
 		finish("broken reply", 2);
 		break;
 	}
+}
+
+static void
+run(int sock, int dev, const char *text)
+{
+	struct command c;
+	struct answer a;
+
+	parse(&c, text);
+	if (sock < 0)
+		direct(dev, &c, &a);
+	else
+		through_helper(sock, dev, &c, &a);
 	answer_line(line, &a, raw);
 	if (!quiet) {
 		puts(line);
@@ -144,7 +186,7 @@ main(int argc, char *argv[])
 {
 	const char *how = "rw";
 	long n, times = 1;
-	int i, opt, sock, dev;
+	int i, opt, sock = -1, dev;
 
 	while ((opt = getopt(argc, argv, "n:o:qs")) != -1) {
 		switch (opt) {
@@ -166,10 +208,10 @@ main(int argc, char *argv[])
 	}
 	if (argc - optind < 2)
 		usage();
-	if ((sock = dial(argv[optind])) < 0)
+	if (strcmp(argv[optind], "-") && (sock = dial(argv[optind])) < 0)
 		die("%s: %s", argv[optind], strerror(errno));
 	dev = open_device(argv[optind + 1], how);
-	if (handshake(sock, -1) < 0)
+	if (sock >= 0 && handshake(sock, -1) < 0)
 		finish("closed", 1);
 	if (argc - optind == 2)
 		run_lines(sock, dev);

@@ -48,11 +48,11 @@ nap(long ms)
 	nanosleep(&ts, NULL);
 }
 
-/* A turn for which we wait SHORT instead of MPATH_TIME. */
+/* A turn for which we wait SHORT instead of TURN_TIME. */
 static struct lun *
 get_soon(const char *wwid)
 {
-	early = MPATH_TIME - SHORT;
+	early = TURN_TIME - SHORT;
 	return state_get(wwid);
 }
 
