@@ -44,6 +44,11 @@ sg_of() {
 	echo "/dev/$(ls "/sys/block/${1##*/}/device/scsi_generic")"
 }
 
+# dev_of DISK: print its number, as device-mapper and traces have it
+dev_of() {
+	cat "/sys/block/${1##*/}/dev"
+}
+
 # offline DISK, running DISK: break the path to it, and mend it
 offline() {
 	echo offline >"/sys/block/${1##*/}/device/state"
@@ -76,13 +81,53 @@ drain() {
 	sg_turs -n 5 "$1" >/dev/null 2>&1 || :
 }
 
-# write_to DISK, read_from DISK: can it be done? Past the page cache.
+# may COMMAND...: print yes or no
+may() {
+	if "$@"; then
+		echo yes
+	else
+		echo no
+	fi
+}
+
+# write_to DISK [BLOCKS], read_from DISK: can it be done? Past the page cache.
 write_to() {
-	dd if=/dev/zero of="$1" oflag=direct bs=4096 count=1 2>/dev/null
+	dd if=/dev/zero of="$1" oflag=direct bs=4096 count="${2:-1}" \
+		2>/dev/null
 }
 
 read_from() {
 	dd if="$1" of=/dev/null iflag=direct bs=4096 count=1 2>/dev/null
+}
+
+### Maps: dm-multipath, whose paths such disks are
+
+# multipath NAME DISK...: make the map /dev/mapper/NAME. Each "-" between disks
+# begins another path group. $features: such as "1 queue_if_no_path". It takes
+# the paths of a group in turn, for one command each.
+multipath() (
+	map=$1 groups=0 all='' group='' n=0
+	shift
+	for d in "$@" -; do
+		if [ "$d" = - ]; then
+			all="$all round-robin 0 $n 1$group"
+			groups=$((groups + 1)) group='' n=0
+		else
+			group="$group $d 1" n=$((n + 1))
+		fi
+	done
+	dmsetup create "$map" --table "0 $(blockdev --getsz "$1") $(
+		)multipath ${features:-0} 0 $groups 1$all"
+	dmsetup mknodes "$map"
+)
+
+# fail MAP DISK, reinstate MAP DISK: device-mapper shall use it no more, again
+fail() {
+	dmsetup message "$1" 0 "fail_path $2"
+}
+
+reinstate() {
+	dmsetup message "$1" 0 "reinstate_path $2"
 }
 
 ### iSCSI: the same over a network, with real initiators and targets
@@ -129,6 +174,16 @@ hang() {
 	echo 0 >"$target/iscsi/$iqn:$1-$2/tpgt_1/enable"
 }
 
+# silence ADDRESS, unsilence ADDRESS: what the host sends there is lost, and
+# arrives after all when it ends. Meanwhile the kernel takes all for well.
+silence() {
+	ip route add blackhole "$1/32" table local
+}
+
+unsilence() {
+	ip route del blackhole "$1/32" table local
+}
+
 ### The helper
 
 socket=/run/pr.sock
@@ -157,7 +212,31 @@ stop_helper() {
 	wait "$helper_pid"
 }
 
+# ms: print the time in milliseconds
+ms() {
+	read -r up _ </proc/uptime
+	echo "${up%.*}${up#*.}0"
+}
+
+# state PID: print its state as the kernel has it; X when there is none
+state() {
+	sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" \
+		2>/dev/null || echo X
+}
+
+# hanging PID: a thread of it waits for a disk
+hanging() {
+	grep -q '^State:[[:space:]]*D' "/proc/$1"/task/*/status 2>/dev/null
+}
+
+# ended PID: nothing of it runs any more, at most a thread hangs
+ended() {
+	case $(state "$1") in Z | X) ;; *) false ;; esac
+}
+
 ### Commands through the helper. Actions are decimal, keys hexadecimal.
+
+kind=	# begins each description
 
 # in_cdb ACTION LENGTH: print the CDB of a PERSISTENT RESERVE IN
 in_cdb() {
@@ -182,6 +261,34 @@ pr_out() {
 	prc $socket "$pr_dev" "$(out_cdb "$@")" | cut -d ' ' -f 1,2
 }
 
+# prout WANT WHAT DEVICE ACTION TYPE KEY ACTION-KEY [FLAGS]
+prout() {
+	want=$1 what=$2
+	shift 2
+	is "$(pr_out "$@")" "$want" "$kind: $what"
+}
+
+# prin WANT WHAT DEVICE ACTION [LENGTH]; WANT is a pattern
+prin() {
+	want=$1 what=$2
+	shift 2
+	like "$(pr_in "$@")" "$want" "$kind: $what"
+}
+
+### The same from another host, which has no helper: straight to the device
+
+# raw_in DEVICE ACTION [LENGTH]: print status, sense, payload
+raw_in() {
+	prc - "$1" "$(in_cdb "$2" "${3:-255}")"
+}
+
+# raw_out DEVICE ACTION TYPE KEY ACTION-KEY [FLAGS]: succeeds if it did
+raw_out() {
+	pr_dev=$1
+	shift
+	[ "$(prc - "$pr_dev" "$(out_cdb "$@")")" = '00 - -' ]
+}
+
 ### A witness that knows nothing of the helper
 
 # keys DISK: print the registered keys, in the order of the device
@@ -197,6 +304,17 @@ holder() {
 		sed -n 's/.*Key *= *0x//p; s/.*type: //p' | xargs
 }
 
+# full DISK: print target port, key and "holder" of each nexus that is
+# registered; for SAS only, whose TransportIDs all have the same length
+full() {
+	drain "$1"
+	raw_in "$1" 3 8192 | sed 's/^00 - .\{16\}//' | fold -w 96 | sed -n \
+		's/^\(.\{16\}\).\{9\}\(.\).\{13\}\(.\).*/\3 \1 \2/p' | awk '{
+			sub(/^0*/, "", $2)
+			print $1, $2 ($3 % 2 ? " holder" : "")
+		}' | sort
+}
+
 # keys_are WANT, holder_is WANT: at the target, as the disk $witness sees it.
 # $kind, if there is one, begins the description.
 witness=
@@ -208,4 +326,13 @@ keys_are() {
 holder_is() {
 	is "$(holder "$witness")" "$1" \
 		"${kind:+$kind: }... holder: ${1:-none}"
+}
+
+# copies_are WANT: as "4 a, 1 b", of how many nexuses each key is
+copies_are() {
+	is "$(keys "$witness" | awk '
+		{ for (i = 1; i <= NF; i++) n[$i]++ }
+		END { for (k in n) print n[k], k }' |
+		sort -k 2 | sed '$!s/$/,/' | xargs)" "$1" \
+		"${kind:+$kind: }... keys at the target: ${1:-none}"
 }

@@ -3,8 +3,9 @@
 #
 # A real guest: QEMU runs in the test machine and hands a disk of LIO to it
 # as scsi-block; its reservations go through prhelper. Another nexus to the
-# same disk plays another host, and is the witness. What is in /guest comes
-# from ../../t/vm-guest.t.
+# same disk plays another host, and is the witness. The same story happens
+# twice: with a plain disk, and with a map of four paths. What is in /guest
+# comes from ../../t/vm-guest.t.
 # vm: -m 2048 -t 300
 
 # shellcheck source=test/vm/lib.sh
@@ -38,6 +39,7 @@ arrive() {
 	} >&2 &
 	# The state overwrites a byte that arrives before it
 	echo >&8
+	rm -f /tmp/hello
 	order echo hello
 	until grep -q hello /tmp/hello 2>/dev/null; do
 		answer >/tmp/hello || return
@@ -92,75 +94,99 @@ helper_returns() {
 	chmod 666 $socket
 }
 
-### Without the helper there is nothing to reserve with
+# story: what a cluster does with the disk $x of the guest, which has $paths
+# paths, and the disk $y of the other host
+story() {
+	### Without the helper there is nothing to reserve with
 
+	ok "$kind: the helper starts and serves" helper_returns
+	chmod 666 "$x"
+	ok "$kind: a guest arrives" arrive
+	is "$(status "$qemu" CapEff)" 0000000000000000 \
+		"$kind: its QEMU has no capability"
+	like "$(su -s /bin/sh nobody -c \
+		"sg_turs $x && sg_persist -n -k $x" 2>&1)" \
+		'*(Read keys): Operation not permitted*' \
+		"$kind: ... and so the kernel refuses READ KEYS"
+
+	### What a cluster does
+
+	like "$(guest_in -k)" '*NO registered*' "$kind: READ KEYS: none"
+	ok "$kind: REGISTER" guest_out -G -S a
+	copies_are "$paths a"
+	ok "$kind: the other host registers" other_out -G -S b
+	like "$(guest_in -k)" '*0xa?*0xb*' "$kind: READ KEYS: both"
+	ok "$kind: RESERVE" guest_out -R -K a -T 5
+	holder_is 'a Write Exclusive, registrants only'
+	like "$(guest_in -r)" '*Key=0xa?*Write Exclusive, registrants only*' \
+		"$kind: READ RESERVATION"
+	ok "$kind: RELEASE" guest_out -L -K a -T 5
+	holder_is ''
+
+	ok "$kind: the other host reserves" other_out -R -K b -T 5
+	guest_out -R -K a -T 5
+	is $? 24 "$kind: RESERVE: conflict"
+	holder_is 'b Write Exclusive, registrants only'
+
+	helper_dies
+	ok "$kind: the helper is killed and started again" helper_returns
+	ok "$kind: PREEMPT with the new helper" guest_out -P -K a -S b -T 5
+	copies_are "$paths a"
+	holder_is 'a Write Exclusive, registrants only'
+	ok "$kind: the guest can write" guest dd if=/dev/zero \
+		of=/dev/sda oflag=direct bs=4k count=1 '2>/dev/null'
+	write_to "$y"
+	is $? 1 "$kind: the other host cannot"
+	like "$(guest_in -s)" "*Key=0xa?*Reservation holder*$(
+		)Write Exclusive, registrants only*500140500000000[1-4]*" \
+		"$kind: READ FULL STATUS"
+
+	# QEMU tries again every second, for about 4 seconds
+	helper_dies
+	rm -f /tmp/connects
+	strace -f -qq -e trace=connect -o /tmp/connects -p "$qemu" &
+	strace_pid=$!
+	usleep 500000
+	order sg_persist -n -i -r /dev/sda
+	ok "$kind: the helper is killed, the guest misses it" \
+		within 60 grep -q $socket /tmp/connects
+	ok "$kind: it is started again" helper_returns
+	answer >/tmp/answer
+	is $? 0 "$kind: READ RESERVATION has waited for it"
+	kill $strace_pid
+	cat /tmp/connects >&2
+
+	ok "$kind: RELEASE" guest_out -L -K a -T 5
+	holder_is ''
+	ok "$kind: the other host registers again" other_out -G -S b
+	ok "$kind: CLEAR" guest_out -C -K a
+	keys_are ''
+
+	is "$(grep -c " pid $qemu uid .* ${log_name}: " /tmp/messages)" 7 \
+		"$kind: all that the guest changed went through the helper"
+	kill "$qemu"
+	wait "$qemu"
+	# Who waits for it is told
+	answer >&2
+	stop_helper
+}
+
+kind='a disk' paths=1
 lun a
-x=$(path a)	# the guest's
-y=$(path a)	# another host's
+x=$(path a 1)
+log_name=${x#/dev/}
+y=$(path a)
 witness=$y
-chmod 666 "$x"
-ok 'the helper starts and serves' helper_returns
-ok 'a guest arrives' arrive
-is "$(status "$qemu" CapEff)" 0000000000000000 'its QEMU has no capability'
-like "$(su -s /bin/sh nobody -c "sg_turs $x && sg_persist -n -k $x" 2>&1)" \
-	'*(Read keys): Operation not permitted*' \
-	'... and so the kernel refuses READ KEYS'
+story
 
-### What a cluster does
-
-like "$(guest_in -k)" '*NO registered*' 'READ KEYS: none'
-ok 'REGISTER' guest_out -G -S a
-keys_are a
-ok 'the other host registers' other_out -G -S b
-like "$(guest_in -k)" '*0xa?*0xb*' 'READ KEYS: both'
-ok 'RESERVE' guest_out -R -K a -T 5
-holder_is 'a Write Exclusive, registrants only'
-like "$(guest_in -r)" '*Key=0xa?*Write Exclusive, registrants only*' \
-	'READ RESERVATION'
-ok 'RELEASE' guest_out -L -K a -T 5
-holder_is ''
-
-ok 'the other host reserves' other_out -R -K b -T 5
-guest_out -R -K a -T 5
-is $? 24 'RESERVE: conflict'
-holder_is 'b Write Exclusive, registrants only'
-
-helper_dies
-ok 'the helper is killed and started again' helper_returns
-ok 'PREEMPT with the new helper' guest_out -P -K a -S b -T 5
-keys_are a
-holder_is 'a Write Exclusive, registrants only'
-ok 'the guest can write' guest \
-	'dd if=/dev/zero of=/dev/sda oflag=direct bs=4k count=1 2>/dev/null'
-write_to "$y"
-is $? 1 'the other host cannot'
-like "$(guest_in -s)" "*Key=0xa?*Reservation holder*$(
-	)Write Exclusive, registrants only*5001405000000001*" \
-	'READ FULL STATUS'
-
-# QEMU tries again every second, for about 4 seconds
-helper_dies
-strace -f -qq -e trace=connect -o /tmp/connects -p "$qemu" &
-strace_pid=$!
-usleep 500000
-order sg_persist -n -i -r /dev/sda
-ok 'the helper is killed, the guest misses it' \
-	within 60 grep -q $socket /tmp/connects
-ok 'it is started again' helper_returns
-answer >/tmp/answer
-is $? 0 'READ RESERVATION has waited for it'
-kill $strace_pid
-cat /tmp/connects >&2
-
-ok 'RELEASE' guest_out -L -K a -T 5
-holder_is ''
-ok 'the other host registers again' other_out -G -S b
-ok 'CLEAR' guest_out -C -K a
-keys_are ''
+kind='a map' paths=4
+lun b
+multipath mp "$(path b 1)" "$(path b 2)" "$(path b 3)" "$(path b 4)"
+x=/dev/mapper/mp
+log_name=dm-0
+y=$(path b)
+witness=$y
+story
 
 cat /tmp/messages >&2
-is "$(grep -c " pid $qemu uid .* ${x#/dev/}: " /tmp/messages)" 7 \
-	'all that the guest changed went through the helper'
-kill "$qemu"
-stop_helper
 done_testing

@@ -2,7 +2,7 @@
 # See LICENSE file for copyright and license details.
 #
 # The helper as a host has it: in the background with messages to syslog,
-# as an unprivileged user, traced, and small.
+# as an unprivileged user, in a /dev with few nodes, traced, and small.
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
@@ -41,18 +41,123 @@ like "$(holder "$d")" 'abc *' '-u nobody: and it took effect'
 stop_helper
 is $? 0 '-u nobody: exit status 0 although the socket is not its to remove'
 
+### a multipath map, whose paths only root may open
+
+lun b
+p1=$(path b)
+p2=$(path b)
+p3=$(path b)
+witness=$(path b)
+lun other
+stranger=$(path other)
+chmod 600 "$p1" "$p2" "$p3"
+multipath mp "$p1" "$p2" "$p3"
+mp=/dev/mapper/mp
+
+kind='-u nobody'
+start_helper -u nobody
+prout '00 -' 'REGISTER on a map' $mp 0 0 0 a
+copies_are '3 a'
+prout '00 -' 'RESERVE on a map' $mp 1 5 a 0
+prout '00 -' 'CLEAR on a map' $mp 3 0 a 0
+copies_are ''
+stop_helper
+rm -f $socket
+
+### a /dev of its own without udev, as libvirt makes one for QEMU
+
+private=/run/dev
+cat >/bin/in-private <<'END'
+#!/bin/sh
+exec unshare -m sh -c 'mount --bind /run/dev /dev && exec prhelper "$@"' - "$@"
+END
+chmod 755 /bin/in-private
+mkdir $private
+
+# node NAME DEVICE: make the same node there under this name
+node() {
+	type=b
+	[ -b "$2" ] || type=c
+	mknod -m 600 "$private/$1" $type "$(printf %d "0x$(stat -c %t "$2")")" \
+		"$(printf %d "0x$(stat -c %T "$2")")"
+}
+
+# serve_in_private NAME...: start the helper where /dev has only these
+serve_in_private() {
+	mount -t tmpfs dev $private
+	mkdir $private/mapper
+	for name in null "$@"; do
+		node "$name" "/dev/$name"
+	done
+	helper=in-private start_helper 2>/tmp/warnings
+	helper=prhelper
+}
+
+end_private() {
+	stop_helper
+	umount $private
+	cat /tmp/warnings >&2
+}
+
+all="${p1##*/} ${p2##*/} ${p3##*/}"
+kind='a private /dev'
+# shellcheck disable=SC2086 # they are three
+serve_in_private mapper/control mapper/mp $all
+prout '00 -' REGISTER $mp 0 0 0 a
+copies_are '3 a'
+prout '00 -' RESERVE $mp 1 5 a 0
+prout '00 -' CLEAR $mp 3 0 a 0
+end_private
+is "$(cat /tmp/warnings)" '' "$kind: nothing is missed"
+
+kind='a path has no node'
+serve_in_private mapper/control mapper/mp "${p1##*/}" "${p3##*/}"
+prout '00 -' REGISTER $mp 0 0 0 a
+copies_are '2 a'
+prout '00 -' RESERVE $mp 1 5 a 0
+prout '00 -' RELEASE $mp 2 5 a 0
+prin '00 - *' 'READ KEYS' $mp 0
+prout '00 -' CLEAR $mp 3 0 a 0
+copies_are ''
+end_private
+is "$(grep -c "/dev/${p2##*/}" /tmp/warnings) $(wc -l </tmp/warnings)" \
+	'1 1' "$kind: one warning, which names it"
+
+kind="a path's node is another disk"
+serve_in_private mapper/control mapper/mp "${p1##*/}" "${p3##*/}"
+node "${p2##*/}" "$stranger"
+prout '00 -' REGISTER $mp 0 0 0 a
+copies_are '2 a'
+is "$(keys "$stranger")" '' "$kind: it got nothing"
+prout '00 -' CLEAR $mp 3 0 a 0
+end_private
+
+kind='no device-mapper in /dev'
+# shellcheck disable=SC2086 # they are three
+serve_in_private mapper/mp $all
+prin '02 5/20/00 -' 'a map is refused' $mp 0
+prout '02 5/20/00' 'a map is refused' $mp 0 0 0 a
+prout '00 -' 'a plain disk is served' "$d" 6 0 0 a
+end_private
+
 ### the trace tells what was done and why
 
 start_helper -T '*,file=/tmp/trace'
 pr_out "$d" 3 0 abc 0 >/dev/null
 pr_out /dev/null 3 0 abc 0 >/dev/null
+pr_out $mp 0 0 f a >/dev/null
+pr_out $mp 0 0 0 a >/dev/null
 stop_helper
 for p in client_accept client_handoff request sg_io sg_done reply \
-	client_close request_refused; do
+	client_close request_refused dm_map path_done path_step; do
 	ok "trace: $p" grep -q " $p " /tmp/trace
 done
 ok 'trace: the outcome of SG_IO' grep -q \
 	'sg_done .*errno=0 host=00 driver=00 status=00 .*status=00' /tmp/trace
+for p in "$p1" "$p2" "$p3"; do
+	ok "trace: what ${p##*/} answered" grep -q \
+		"path_done path=$(dev_of "$p") REGISTER .*: good" /tmp/trace
+done
 
 ### small
 
@@ -64,6 +169,8 @@ before=$(rss)
 prc -q -n 1000 $socket "$d" "$(in_cdb 0 8192)" >/dev/null
 diag "resident: $before KB idle, $(rss) KB after 1000 requests"
 ok 'at most 300 KB resident after 1000 requests' test "$(rss)" -le 300
+prc -q -n 100 $socket $mp "$(in_cdb 0 8192)" "$(out_cdb 6 0 0 a)" >/dev/null
+diag "resident: $(rss) KB after 200 requests on a map"
 stop_helper
 
 done_testing

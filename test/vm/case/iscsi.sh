@@ -24,28 +24,6 @@ b=$(iscsi_login h1 b 127.0.0.3)
 c=$(iscsi_login h1 c 127.0.0.4)
 d=$(iscsi_login h1 d 127.0.0.5)
 
-# ms: print the time in milliseconds
-ms() {
-	read -r up _ </proc/uptime
-	echo "${up%.*}${up#*.}0"
-}
-
-# state PID: print its state as the kernel has it; X when there is none
-state() {
-	sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" \
-		2>/dev/null || echo X
-}
-
-# hanging PID: a thread of it waits for a disk
-hanging() {
-	grep -q '^State:[[:space:]]*D' "/proc/$1"/task/*/status 2>/dev/null
-}
-
-# ended PID: nothing of it runs any more, at most a thread hangs
-ended() {
-	case $(state "$1") in Z | X) ;; *) false ;; esac
-}
-
 ### PREEMPT AND ABORT
 
 ok 'the helper starts and serves' start_helper -f /run/pr.pid

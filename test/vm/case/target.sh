@@ -16,29 +16,6 @@ w=$(path a)	# never registered
 witness=$w
 ok 'the helper starts and serves' start_helper
 
-# prout WANT WHAT DEVICE ACTION TYPE KEY ACTION-KEY [FLAGS]
-prout() {
-	want=$1 what=$2
-	shift 2
-	is "$(pr_out "$@")" "$want" "$kind: $what"
-}
-
-# prin WANT WHAT DEVICE ACTION [LENGTH]; WANT is a pattern
-prin() {
-	want=$1 what=$2
-	shift 2
-	like "$(pr_in "$@")" "$want" "$kind: $what"
-}
-
-# may COMMAND...: prints yes or no
-may() {
-	if "$@"; then
-		echo yes
-	else
-		echo no
-	fi
-}
-
 # Two hosts, a and b, fight for the disk from the first to the last command.
 fight() {
 	kind=$1 me=$2 peer=$3
