@@ -45,10 +45,10 @@ enum {
 	PTPL_A = 0x01, /* byte 3 of the capabilities: APTPL is on */
 };
 
-/* Bits in byte 20 of a parameter list, SPC-4 6.16.3. */
+/* Bits in byte 20 of a parameter list, SPC-4 6.16. */
 enum { FLAGS = 20, APTPL = 0x01, ALL_TG_PT = 0x04, SPEC_I_PT = 0x08 };
 
-/* Reservation types, SPC-4 table 209. */
+/* Reservation types, SPC-4 6.15. */
 enum {
 	WRITE_EXCLUSIVE = 1,
 	EXCLUSIVE_ACCESS = 3,

@@ -84,7 +84,7 @@ enum {
 	TYPE_MASK = 0x0f,   /* the type in byte 2 */
 };
 
-/* Service actions of both, SPC-4 6.15.1 and 6.16.2. */
+/* Service actions of both. */
 enum { READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES, READ_FULL_STATUS };
 enum {
 	REGISTER,

@@ -44,6 +44,13 @@ sg_of() {
 	echo "/dev/$(ls "/sys/block/${1##*/}/device/scsi_generic")"
 }
 
+# without_alua: when a path comes up, the kernel's ALUA handler asks some path
+# of the logical unit, some time later, and swallows a unit attention there.
+# For who looks at those; before the first disk is made.
+without_alua() {
+	rmmod scsi_dh_alua
+}
+
 # dev_of DISK: print its number, as device-mapper and traces have it
 dev_of() {
 	cat "/sys/block/${1##*/}/dev"

@@ -10,6 +10,8 @@
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
 
+without_alua
+
 # seed N: play it; prints what is different
 seed() {
 	lun "s$1"

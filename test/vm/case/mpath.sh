@@ -12,6 +12,7 @@
 
 ### A logical unit, our four paths to it, another host's nexus, a witness
 
+without_alua
 lun a
 p1=$(path a 1)	# two initiator ports, each with two target ports
 p2=$(path a 2)

@@ -23,14 +23,14 @@ intended() {
 }
 
 intended conflict '
-	A wrong key, or none, is RESERVATION CONFLICT (SPC-4 5.12.1): exit
+	A wrong key, or none, is RESERVATION CONFLICT by SPC-4: exit
 	status 24. mpathpersist says ABORTED COMMAND (11), or that the
 	arguments are wrong (1) and sends nothing.'
 intended release-unregistered '
 	LIO answers NOT READY (2) where the standard has RESERVATION CONFLICT.
 	mpathpersist says GOOD to a RELEASE that no path took.'
 intended release-type '
-	RELEASE of another type must be refused (SPC-4 5.12.11.2). mpathpersist
+	RELEASE of another type must be refused by SPC-4. mpathpersist
 	takes the reservation away, and with it the key of the other host, since
 	it sends CLEAR and registers again.'
 intended release-foreign '
