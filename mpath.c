@@ -102,6 +102,7 @@ trace_step(dev_t dev, const char *what)
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
 
+static int send_to(struct op *, dev_t, const struct request *, int);
 static int move_holder(struct op *, int);
 static int proven(struct op *);
 
@@ -294,6 +295,13 @@ none_holds(struct lun *lun)
 static void
 trace_done(const struct job *j, int v)
 {
+	static const char *const hows[] = {
+		[SG_ANSWERED] = "answered",
+		[SG_DEAD] = "dead",
+		[SG_UNUSABLE] = "unusable",
+		[SG_LOST] = "lost",
+		[SG_SILENT] = "silent",
+	};
 	uint64_t key = 0, sa_key = 0;
 
 	if (j->rq.cdb[0] == PR_OUT && j->rq.len >= PARAMS_LEN) {
@@ -301,12 +309,12 @@ trace_done(const struct job *j, int v)
 		sa_key = get64(j->rq.data + KEY_LEN);
 	}
 	trace(TRACE_PATH_DONE,
-	    "path=%u:%u %s type=%u key=%llx new=%llx: %s; how=%d "
+	    "path=%u:%u %s type=%u key=%llx new=%llx: %s; %s "
 	    "status=%02x sense=%06x tries=%d",
 	    major(j->dev), minor(j->dev), proto_name(j->rq.cdb),
 	    j->rq.cdb[2] & TYPE_MASK, (unsigned long long)key,
-	    (unsigned long long)sa_key, verdicts[v].name, j->how, j->rp.status,
-	    proto_sense_of(j->rp.sense), j->tries);
+	    (unsigned long long)sa_key, verdicts[v].name, hows[j->how],
+	    j->rp.status, proto_sense_of(j->rp.sense), j->tries);
 }
 
 /* Is this an answer to be asked for again? Then pause is long enough. */
@@ -395,6 +403,34 @@ good(struct op *op)
 	return DONE;
 }
 
+/*
+ * Who was registered with ALL_TG_PT, by another program, can be registered
+ * only with it again: without it LIO says INVALID FIELD IN CDB.
+ */
+static int
+wants_all_ports(const struct job *j)
+{
+	const struct request *rq = &j->rq;
+	int action = rq->cdb[1] & ACTION_MASK;
+
+	return rq->cdb[0] == PR_OUT && rq->len == PARAMS_LEN &&
+	    (action == REGISTER || action == REGISTER_AND_IGNORE) &&
+	    !(rq->data[FLAGS] & ALL_TG_PT) &&
+	    proto_sense_of(j->rp.sense) == INVALID_FIELD;
+}
+
+static int
+send_all_ports(struct op *op, dev_t dev, const struct request *rq, int patience)
+{
+	struct request all = *rq;
+	uint8_t params[PARAMS_LEN];
+
+	memcpy(params, rq->data, PARAMS_LEN);
+	params[FLAGS] |= ALL_TG_PT;
+	all.data = params;
+	return send_to(op, dev, &all, patience);
+}
+
 /* Send a command to one path; its reply is the last one. */
 static int
 send_to(struct op *op, dev_t dev, const struct request *rq, int patience)
@@ -405,7 +441,9 @@ send_to(struct op *op, dev_t dev, const struct request *rq, int patience)
 	if (j.verdict == AWAY)
 		proto_sense(&j.rp, LU_COMM_FAILURE);
 	op->last = j.rp;
-	return j.verdict;
+	return j.verdict == FINAL && wants_all_ports(&j) ?
+	    send_all_ports(op, dev, rq, patience) :
+	    j.verdict;
 }
 
 /* Is there another path that seems to work, from the ith on? */
@@ -774,7 +812,7 @@ enum { ASK_FOR, LOOK_AT, FORCE, STEPS };
 static int
 sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 {
-	const struct job *j;
+	struct job *j;
 	int i = 0;
 
 	while (i < n) {
@@ -784,6 +822,11 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 			j->how != SG_SILENT)) {
 			i++;
 			continue;
+		}
+		if (j->verdict == FINAL && wants_all_ports(j)) {
+			j->verdict = (uint8_t)send_all_ports(
+			    op, j->dev, &j->rq, PATIENCE);
+			j->rp = op->last;
 		}
 		if (j->verdict == DONE) {
 			set_mark(op->lun, j->dev, MARK_CLEAN);

@@ -324,6 +324,13 @@ copies_are '1 b, 4 c'
 put '00 -' 'RESERVE' 1 5 c 0
 put '00 -' 'unregister' 0 0 c 0 4
 copies_are '1 b'
+drain "$p1"
+ok "$kind: another program has registered a path with it" \
+	raw_out "$p1" 0 0 0 f 4
+put '00 -' 'REGISTER AND IGNORE over that' 6 0 0 a
+copies_are '4 a, 1 b'
+put '00 -' 'unregister' 0 0 a 0
+copies_are '1 b'
 
 ### What is not for a map, and what is wrong
 
