@@ -102,7 +102,6 @@ trace_step(dev_t dev, const char *what)
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
 
-static int send_to(struct op *, dev_t, const struct request *, int);
 static int move_holder(struct op *, int);
 static int proven(struct op *);
 
@@ -420,15 +419,25 @@ wants_all_ports(const struct job *j)
 }
 
 static int
+settle_one(struct op *op, struct job *j, int patience)
+{
+	settle(op, j, 1, patience);
+	if (j->verdict == AWAY)
+		proto_sense(&j->rp, LU_COMM_FAILURE);
+	op->last = j->rp;
+	return j->verdict;
+}
+
+static int
 send_all_ports(struct op *op, dev_t dev, const struct request *rq, int patience)
 {
-	struct request all = *rq;
+	struct job j = { .dev = dev, .rq = *rq };
 	uint8_t params[PARAMS_LEN];
 
 	memcpy(params, rq->data, PARAMS_LEN);
 	params[FLAGS] |= ALL_TG_PT;
-	all.data = params;
-	return send_to(op, dev, &all, patience);
+	j.rq.data = params;
+	return settle_one(op, &j, patience);
 }
 
 /* Send a command to one path; its reply is the last one. */
@@ -436,14 +445,11 @@ static int
 send_to(struct op *op, dev_t dev, const struct request *rq, int patience)
 {
 	struct job j = { .dev = dev, .rq = *rq };
+	int v = settle_one(op, &j, patience);
 
-	settle(op, &j, 1, patience);
-	if (j.verdict == AWAY)
-		proto_sense(&j.rp, LU_COMM_FAILURE);
-	op->last = j.rp;
-	return j.verdict == FINAL && wants_all_ports(&j) ?
+	return v == FINAL && wants_all_ports(&j) ?
 	    send_all_ports(op, dev, rq, patience) :
-	    j.verdict;
+	    v;
 }
 
 /* Is there another path that seems to work, from the ith on? */

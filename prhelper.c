@@ -258,21 +258,6 @@ refuser(void *arg)
 	return NULL;
 }
 
-static int
-thread(void *(*start)(void *))
-{
-	pthread_attr_t attr;
-	pthread_t t;
-	int r;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, WORKER_STACK);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	r = pthread_create(&t, &attr, start, NULL);
-	pthread_attr_destroy(&attr);
-	return r;
-}
-
 /* Give a readable connection to a worker. */
 static void
 hand_off(int i)
@@ -282,7 +267,7 @@ hand_off(int i)
 	trace(TRACE_HANDOFF, "pid=%ld", (long)c->pid);
 	quiet[i].fd = -1;
 	pthread_mutex_lock(&lock);
-	if (work.parked > work.length || thread(worker) == 0) {
+	if (work.parked > work.length || thread_start(worker, NULL) == 0) {
 		push(&work, c);
 		pthread_cond_signal(&work_cond);
 	} else {
@@ -571,7 +556,7 @@ init_loop(void)
 	pthread_cond_init(&work_cond, &attr);
 	pthread_cond_init(&refuse_cond, &attr);
 	pthread_condattr_destroy(&attr);
-	if ((errno = thread(refuser)))
+	if ((errno = thread_start(refuser, NULL)))
 		die("pthread_create:");
 }
 

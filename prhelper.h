@@ -353,6 +353,9 @@ void put64(uint8_t *, uint64_t);
 /* A whole number in decimal, 0 to INT_MAX; -1 if it is anything else. */
 int number(const char *);
 
+/* Start a detached thread with a stack of WORKER_STACK. 0, or an errno. */
+int thread_start(void *(*)(void *), void *);
+
 /*
  * Write our pid into a file, unless it names another process that lives: one
  * in state Z or X is dead, even while a thread of it hangs. Dies on failure.

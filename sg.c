@@ -426,21 +426,6 @@ walker(void *batch)
 	return NULL;
 }
 
-static int
-thread(struct batch *b)
-{
-	pthread_attr_t attr;
-	pthread_t t;
-	int r;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, WORKER_STACK);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	r = pthread_create(&t, &attr, walker, b);
-	pthread_attr_destroy(&attr);
-	return r;
-}
-
 /* Wake one that is parked. */
 static int
 wake(struct batch *b)
@@ -466,7 +451,7 @@ hand_off(struct batch *b)
 	b->walker = NULL;
 	if (b->given)
 		return;
-	if (wake(b) == 0 || thread(b) == 0) {
+	if (wake(b) == 0 || thread_start(walker, b) == 0) {
 		b->given = 1;
 		return;
 	}

@@ -1,7 +1,7 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * Helpers without state but the verbosity and where messages go: log lines,
- * big-endian numbers, pid files, READY=1. Nothing about SCSI.
+ * big-endian numbers, threads, pid files, READY=1. Nothing about SCSI.
  */
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -161,6 +161,21 @@ number(const char *s)
 	errno = 0;
 	n = strtol(s, &end, 10);
 	return *end || errno || n > INT_MAX ? -1 : (int)n;
+}
+
+int
+thread_start(void *(*start)(void *), void *arg)
+{
+	pthread_attr_t attr;
+	pthread_t t;
+	int r;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, WORKER_STACK);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&t, &attr, start, arg);
+	pthread_attr_destroy(&attr);
+	return r;
 }
 
 int

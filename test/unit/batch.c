@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "../../prhelper.h"
+#include "check.h"
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WWID "naa.600140512345"
@@ -145,15 +146,6 @@ pthread_create(pthread_t *t, const pthread_attr_t *attr,
 		return EAGAIN;
 	*(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
 	return next(t, attr, start, arg);
-}
-
-static int tests, failed;
-
-static void
-check(int ok, const char *name)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
-	failed += !ok;
 }
 
 static void

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "../../prhelper.h"
+#include "check.h"
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define MAP "2 0 0 0 2 1 A 0 1 0 8:16 A 0 E 0 1 0 8:32 F 2 "
@@ -266,15 +267,6 @@ path_size(dev_t dev)
 }
 
 static struct map hung_map;
-static int tests, failed;
-
-static void
-check(int ok, const char *name)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
-	failed += !ok;
-}
-
 static int
 reading(unsigned int minor, struct map *m)
 {

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "../../prhelper.h"
+#include "check.h"
 
 enum { THREADS = 8, TURNS = 200, SHORT = 300 };
 
@@ -29,15 +30,6 @@ now(void)
 	t = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000 - early;
 	early = 0;
 	return t;
-}
-
-static int tests, failed;
-
-static void
-check(int ok, const char *name)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
-	failed += !ok;
 }
 
 static void

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "../../prhelper.h"
+#include "check.h"
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -176,15 +177,6 @@ fstat(int fd, struct stat *st)
 	st->st_mode = node_mode;
 	st->st_rdev = makedev(node_major, node_minor);
 	return 0;
-}
-
-static int tests, failed;
-
-static void
-check(int ok, const char *name)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
-	failed += !ok;
 }
 
 static void

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "../../prhelper.h"
+#include "check.h"
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WWID "naa.600140500000001"
@@ -119,15 +120,6 @@ fstat(int fd, struct stat *st)
 	st->st_mode = sys.mode;
 	st->st_rdev = sys.rdev;
 	return 0;
-}
-
-static int tests, failed;
-
-static void
-check(int ok, const char *name)
-{
-	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
-	failed += !ok;
 }
 
 static void

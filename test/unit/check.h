@@ -1,0 +1,11 @@
+/* See LICENSE file for copyright and license details. */
+/* One line of TAP for each check; stdio.h comes first. */
+
+static int tests, failed;
+
+static void
+check(int ok, const char *name)
+{
+	printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, name);
+	failed += !ok;
+}
