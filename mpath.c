@@ -626,8 +626,10 @@ believed(struct op *op, dev_t dev)
 
 	if (op->key == 0)
 		return mark != MARK_CLEAR && mark != MARK_TAINTED;
-	if (op->was != 0 && op->key != op->was &&
-	    (mark == MARK_CLEAN || probe(op, dev, op->was) == DONE))
+	/* What is known of the path tells that this is not its key. */
+	if (op->key != op->was &&
+	    (mark == MARK_CLEAN ||
+		(op->was != 0 && probe(op, dev, op->was) == DONE)))
 		return 1;
 	v = probe(op, dev, op->key);
 	if (v != CONFLICT) {
