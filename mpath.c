@@ -661,7 +661,10 @@ took_effect(struct op *op, dev_t dev)
 		op->lun->aptpl = guest_aptpl(op);
 		v = probe(op, dev, op->sa_key);
 		op->lun->aptpl = saved;
-		return v == DONE;
+		/* What it had before is no effect of a wrong key. */
+		return v == DONE &&
+		    (op->key == op->was ||
+			(op->sa_key && op->sa_key != op->was));
 	case RESERVE:
 		/* Another node with our key may have reserved, too. */
 		if (read_reservation(op, &key, &type) != 1 ||
