@@ -37,6 +37,8 @@ enum {
 	PAUSE_MIN = 50,      /* before a path is asked again; doubled */
 	PAUSE_MAX = 1000,
 	ROUNDS_MAX = 3, /* looks for paths that came meanwhile */
+	MARKS_TIME = 250, /* between looks while a path is not as it should */
+	IDLE_TIME = 2000, /* for a path to be done with the guest\'s writes */
 	HEAD_LEN = 8,   /* of what an IN returns */
 	KEY_LEN = 8,
 	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
@@ -79,6 +81,7 @@ struct op {
 	struct map map;           /* best path first */
 	struct lun *lun;          /* NULL for an IN */
 	uint64_t was;             /* the lun's key before this command */
+	struct lun before;        /* the lun before a change of the key */
 	int64_t end;              /* time to send something ends */
 	int action;
 	uint64_t key, sa_key; /* of the guest's parameter list */
@@ -87,6 +90,7 @@ struct op {
 	int lost;     /* a path that held the key has it no more */
 	int verified; /* no path said GOOD, but the effect is there */
 	int self;     /* a PREEMPT concerns our own key */
+	int gone;     /* the key before was removed by another node */
 	int listed; /* before: how often the key to be removed was registered */
 	struct reply last; /* of the last send_to() */
 	struct job jobs[PATHS_MAX];
@@ -102,8 +106,11 @@ trace_step(dev_t dev, const char *what)
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
 
+static int send_to(struct op *, dev_t, const struct request *, int);
 static int move_holder(struct op *, int);
 static int proven(struct op *);
+static int unclean(struct op *);
+static void heal_aside(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
 static int
@@ -239,24 +246,45 @@ mark_of(struct lun *lun, dev_t dev)
 	return m ? m->mark : MARK_NONE;
 }
 
-static void
-set_mark(struct lun *lun, dev_t dev, int mark)
-{
-	struct mark *m = find_mark(lun, dev);
-
-	if (!m)
-		m = &lun->marks[lun->n < MARKS_MAX ? lun->n++ : 0];
-	m->dev = dev;
-	m->mark = (uint8_t)mark;
-}
-
-static void
-drop_mark(struct lun *lun, dev_t dev)
+/* The mark of a path, a new one if it has none. */
+static struct mark *
+mark_for(struct lun *lun, dev_t dev)
 {
 	struct mark *m = find_mark(lun, dev);
 
 	if (m)
-		*m = lun->marks[--lun->n];
+		return m;
+	m = &lun->marks[lun->n < MARKS_MAX ? lun->n++ : 0];
+	*m = (struct mark){ .dev = dev };
+	return m;
+}
+
+static void
+set_mark(struct lun *lun, dev_t dev, int mark)
+{
+	mark_for(lun, dev)->mark = (uint8_t)mark;
+}
+
+/*
+ * No path has the key any more. What missed a change may have an older one,
+ * and what device-mapper was told is not to be forgotten.
+ */
+static void
+drop_marks(struct lun *lun)
+{
+	struct mark *m;
+	int i, n = 0;
+
+	for (i = 0; i < lun->n; i++) {
+		m = &lun->marks[i];
+		if (m->mark == MARK_CLEAN || m->mark == MARK_GONE)
+			m->mark = MARK_NONE;
+		if (m->mark == MARK_SET)
+			m->mark = MARK_CLEAR;
+		if (m->mark != MARK_NONE || m->failed)
+			lun->marks[n++] = *m;
+	}
+	lun->n = n;
 }
 
 /* On how many paths is the key, as far as we know? */
@@ -266,7 +294,8 @@ recorded(const struct lun *lun)
 	int i, n = 0;
 
 	for (i = 0; i < lun->n; i++)
-		n += lun->marks[i].mark == MARK_CLEAN;
+		n += lun->marks[i].mark == MARK_CLEAN ||
+		    lun->marks[i].mark == MARK_GONE;
 	return n;
 }
 
@@ -287,6 +316,16 @@ static void
 none_holds(struct lun *lun)
 {
 	lun->holder = tainted(lun) ? 0 : NO_PATH;
+}
+
+/* A command that removes our keys, too, may have been executed. */
+static void
+doubt(struct op *op)
+{
+	int i;
+
+	for (i = 0; i < op->lun->n; i++)
+		op->lun->marks[i].mark = MARK_TAINTED;
 }
 
 /* Sending */
@@ -550,7 +589,7 @@ aptpl(struct op *op)
 
 	if (lun->aptpl == APTPL_UNKNOWN && ask(op, REPORT_CAPABILITIES) == 0 &&
 	    op->got >= CAPABILITIES_LEN)
-		lun->aptpl = op->buf[3] & PTPL_A ? APTPL_ON : APTPL_OFF;
+		return op->buf[3] & PTPL_A ? APTPL : 0; /* as of now */
 	return lun->aptpl == APTPL_ON ? APTPL : 0;
 }
 
@@ -613,6 +652,12 @@ drain(struct op *op)
 	send_all(op, n, &rq);
 }
 
+static int
+is_clean(struct op *op, dev_t dev)
+{
+	return mark_of(op->lun, dev) == MARK_CLEAN;
+}
+
 /* The canary */
 
 /*
@@ -662,8 +707,7 @@ took_effect(struct op *op, dev_t dev)
 		v = probe(op, dev, op->sa_key);
 		op->lun->aptpl = saved;
 		/* What it had before is no effect of a wrong key. */
-		return v == DONE &&
-		    (op->key == op->was ||
+		return v == DONE && (op->key == op->was ||
 			(op->sa_key && op->sa_key != op->was));
 	case RESERVE:
 		/* Another node with our key may have reserved, too. */
@@ -707,7 +751,7 @@ adopt_key(struct op *op, dev_t dev)
 	    op->action != PREEMPT_AND_ABORT)
 		return;
 	if (lun->key != op->key)
-		lun->n = 0;
+		drop_marks(lun);
 	lun->key = op->key;
 	set_mark(lun, dev, MARK_CLEAN);
 }
@@ -744,7 +788,7 @@ lost_key(struct op *op)
 	    (unsigned long long)op->was);
 	op->lun->key = op->was = 0;
 	op->lun->holder = 0;
-	op->lun->n = 0;
+	drop_marks(op->lun);
 }
 
 /*
@@ -760,6 +804,9 @@ canary(struct op *op)
 	op->lost = op->verified = 0;
 	for (i = 0; i < op->map.n && found < FINAL; i++) {
 		dev = op->map.paths[i].dev;
+		/* A wrong key may be right for a path that missed a change. */
+		if (op->was && op->key != op->was && !is_clean(op, dev))
+			continue;
 		v = send_guest(op, i);
 		if (v >= found) {
 			found = v;
@@ -786,8 +833,10 @@ canary(struct op *op)
 static void
 missed(struct op *op, dev_t dev)
 {
+	int mark = mark_of(op->lun, dev);
+
 	trace_step(dev, "missed the change");
-	if (mark_of(op->lun, dev) != MARK_TAINTED)
+	if (mark != MARK_TAINTED && mark != MARK_GONE)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
 }
 
@@ -802,12 +851,106 @@ begin(struct op *op, uint64_t sa_key)
 	int i;
 
 	lun->key = sa_key;
-	for (i = 0; i < op->map.n; i++)
-		drop_mark(lun, op->map.paths[i].dev);
 	for (i = 0; i < lun->n; i++)
-		missed(op, lun->marks[i].dev);
+		if (lun->marks[i].mark != MARK_TAINTED)
+			lun->marks[i].mark = sa_key ? MARK_SET : MARK_CLEAR;
+	for (i = 0; i < op->map.n; i++)
+		if (mark_of(lun, op->map.paths[i].dev) != MARK_TAINTED)
+			set_mark(lun, op->map.paths[i].dev,
+			    sa_key ? MARK_NONE : MARK_CLEAR);
 	if (op->canary)
 		set_mark(lun, op->canary, MARK_CLEAN);
+	state_save(lun);
+}
+
+/* Paths that device-mapper must not use meanwhile */
+
+/* Is there another path for the guest's I/O, registered and in use? */
+static int
+spare(struct op *op, dev_t but)
+{
+	const struct path *p;
+
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++)
+		if (p->dev != but && p->active && is_clean(op, p->dev))
+			return 1;
+	return 0;
+}
+
+/*
+ * A write through a path that lacks the key would be refused, and dm would
+ * hand that to the guest. So it is told to leave such paths alone, as long as
+ * there is another one. What was told is written down first.
+ */
+static void
+gate(struct op *op)
+{
+	struct path *p;
+	int n = 0;
+
+	if (op->lun->key == 0)
+		return;
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++)
+		if (p->active && !is_clean(op, p->dev) && spare(op, p->dev))
+			n += mark_for(op->lun, p->dev)->failed = 1;
+	if (n == 0)
+		return;
+	state_save(op->lun);
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
+		if (!p->active || !mark_for(op->lun, p->dev)->failed)
+			continue;
+		trace_step(p->dev, "not to be used");
+		p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+	}
+}
+
+/*
+ * A PREEMPT of our own key removes the siblings for a while: no write shall be
+ * on its way through them, nor on a queue.
+ */
+static void
+gate_siblings(struct op *op)
+{
+	int64_t end = now() + IDLE_TIME;
+	struct path *p, *last = op->map.paths + op->map.n;
+	int i;
+
+	for (i = 0; i < op->lun->n; i++)
+		if (op->lun->marks[i].mark != MARK_TAINTED)
+			op->lun->marks[i].mark = MARK_SET;
+	for (p = op->map.paths + 1; p < last; p++)
+		if (op->map.paths[0].active && p->active)
+			mark_for(op->lun, p->dev)->failed = 1;
+	state_save(op->lun);
+	if (!op->map.paths[0].active)
+		return;
+	for (p = op->map.paths + 1; p < last; p++)
+		if (p->active)
+			p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+	for (p = op->map.paths + 1; p < last; p++)
+		while (path_busy(p->dev) && now() < end)
+			wait_until(now() + PAUSE_MIN);
+}
+
+/*
+ * Only what we failed ourselves is reinstated: when it is as it should be, or
+ * when there is nothing else to use.
+ */
+static void
+ungate(struct op *op)
+{
+	struct mark *m;
+	int i;
+
+	for (i = 0; i < op->lun->n; i++) {
+		m = &op->lun->marks[i];
+		if (!m->failed || (op->lun->key && m->mark != MARK_CLEAN &&
+			spare(op, m->dev)))
+			continue;
+		trace_step(m->dev, "to be used again");
+		if (dm_use_path(&op->map, m->dev, 1) == 0)
+			m->failed = 0;
+	}
 }
 
 enum { BROUGHT, REFUSED, PREEMPTED };
@@ -854,12 +997,12 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 }
 
 /*
- * Bring all siblings, or only those that are new, from one key to another by
- * a REGISTER or a REGISTER AND IGNORE EXISTING KEY. A sibling that conflicts
- * has the new key already, or a stale one; or our own was preempted.
+ * Bring the siblings that are not clean from one key to another by a REGISTER
+ * or a REGISTER AND IGNORE EXISTING KEY. A sibling that conflicts has the new
+ * key already, or a stale one; or our own was preempted.
  */
 static int
-bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
+bring(struct op *op, int action, uint64_t key, uint64_t sa_key)
 {
 	uint8_t params[PARAMS_LEN];
 	struct request rq;
@@ -868,13 +1011,12 @@ bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
 
 	for (i = 0; i < op->map.n; i++) {
 		dev = op->map.paths[i].dev;
-		if (dev != op->canary &&
-		    (!only_new || !find_mark(op->lun, dev)))
+		if (dev != op->canary && !is_clean(op, dev))
 			op->jobs[n++].dev = dev;
 	}
 	asked = n;
 	for (step = ASK_FOR; step < STEPS && n > 0; step++) {
-		if (step == FORCE && sa_key &&
+		if (step == FORCE && sa_key && op->canary &&
 		    probe(op, op->canary, sa_key) == CONFLICT)
 			break;
 		if (step == ASK_FOR)
@@ -889,7 +1031,7 @@ bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
 	}
 	while (n > 0)
 		missed(op, op->jobs[--n].dev);
-	if (asked && sa_key && probe(op, op->canary, sa_key) == CONFLICT)
+	if (asked && sa_key && op->canary && probe(op, op->canary, sa_key) == CONFLICT)
 		return PREEMPTED;
 	return result;
 }
@@ -899,7 +1041,7 @@ static void
 clear_all(struct op *op, int action, uint64_t key)
 {
 	begin(op, 0);
-	bring(op, action, key, 0, 0);
+	bring(op, action, key, 0);
 	if (recorded(op->lun) == op->lun->n)
 		op->lun->holder = NO_PATH;
 	else if (mark_of(op->lun, op->lun->holder) == MARK_CLEAN)
@@ -917,7 +1059,7 @@ retreat(struct op *op, int preempted)
 	dev_t dev;
 	int i, v;
 
-	if (preempted)
+	if (preempted || op->gone)
 		old = 0;
 	op->end += UNDO_TIME;
 	op->lun->key = old;
@@ -946,11 +1088,11 @@ catch_up(struct op *op)
 		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
 			break;
 		for (i = 0; i < op->map.n; i++)
-			if (!find_mark(op->lun, op->map.paths[i].dev))
+			if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
 				break;
 		if (i == op->map.n)
 			break;
-		r = bring(op, REGISTER, 0, op->sa_key, 1);
+		r = bring(op, REGISTER, 0, op->sa_key);
 	}
 	return r == PREEMPTED ? r : BROUGHT;
 }
@@ -1011,8 +1153,13 @@ static int
 holder_away(struct op *op)
 {
 	dev_t dev = op->lun->holder;
+	int i = 0;
 
-	if (dev == NO_PATH || (dev && probe(op, dev, op->key) > LOST))
+	if (dev == NO_PATH)
+		return 0;
+	while (i < op->map.n && op->map.paths[i].dev != dev)
+		i++;
+	if (dev && i < op->map.n && probe(op, dev, op->key) > LOST)
 		return 0;
 	return proven(op);
 }
@@ -1047,6 +1194,33 @@ lay_ghosts(struct op *op, int before, int known)
 	drain(op);
 }
 
+/*
+ * The guest's key is to change. Who comes after us, if we are killed, shall
+ * know both the new one and the old one.
+ */
+static void
+announce(struct op *op, uint64_t sa_key)
+{
+	op->before = *op->lun;
+	op->lun->old = op->was;
+	op->lun->key = sa_key;
+	op->lun->changing = 1;
+	state_save(op->lun);
+}
+
+/* It does not change; or without an answer: heal() will find out. */
+static void
+refused(struct op *op, int v)
+{
+	if (v == LOST) {
+		doubt(op);
+		return;
+	}
+	op->lun->key = op->was;
+	op->lun->old = op->before.old;
+	op->lun->changing = op->was ? op->before.changing : 0;
+}
+
 static int
 register_key(struct op *op)
 {
@@ -1056,14 +1230,19 @@ register_key(struct op *op)
 
 	if (op->was && op->was != op->sa_key)
 		before = count_key(op, op->was);
+	op->gone = op->was && op->was != op->sa_key && before == 0;
+	announce(op, op->sa_key);
 	v = canary(op);
-	if (v != DONE)
+	if (v != DONE) {
+		refused(op, v);
 		return v;
+	}
 	lun->aptpl = guest_aptpl(op);
 	if (op->action == REGISTER && op->key == 0)
 		none_holds(lun);
 	begin(op, op->sa_key);
-	r = bring(op, op->action, op->key, op->sa_key, 0);
+	r = bring(op, op->action, op->key, op->sa_key);
+	lun->changing = 0;
 	if (r == REFUSED) {
 		lun->aptpl = was_aptpl;
 		retreat(op, 0);
@@ -1090,12 +1269,27 @@ unregister(struct op *op)
 		move_holder(op, type);
 	/* The holder's end is what the others are told of. */
 	holder_first(op);
+	announce(op, 0);
 	v = canary(op);
-	if (v != DONE)
+	if (v != DONE) {
+		refused(op, v);
 		return v;
+	}
+	op->lun->changing = 0;
 	clear_all(op, op->action, op->key);
 	drain(op);
 	return good(op);
+}
+
+/* Who comes after us shall not trust what a command is about to change. */
+static void
+save_unsure(struct op *op)
+{
+	const dev_t holder = op->lun->holder;
+
+	op->lun->holder = 0;
+	state_save(op->lun);
+	op->lun->holder = holder;
 }
 
 static int
@@ -1106,6 +1300,7 @@ reserve(struct op *op)
 	op->ours = held_by(op, op->key, &held);
 	if (op->ours)
 		holder_first(op);
+	save_unsure(op);
 	v = canary(op);
 	if (v != DONE)
 		return v < FINAL && op->ours == 1 && held == type &&
@@ -1211,16 +1406,6 @@ release(struct op *op)
 	return v;
 }
 
-/* A command that removes our keys, too, may have been executed. */
-static void
-doubt(struct op *op)
-{
-	int i;
-
-	for (i = 0; i < op->lun->n; i++)
-		op->lun->marks[i].mark = MARK_TAINTED;
-}
-
 static int
 clear(struct op *op)
 {
@@ -1233,7 +1418,7 @@ clear(struct op *op)
 	if (v == DONE) {
 		op->lun->key = 0;
 		op->lun->holder = NO_PATH;
-		op->lun->n = 0;
+		drop_marks(op->lun);
 		drain(op);
 	}
 	return v;
@@ -1260,7 +1445,7 @@ restore_siblings(struct op *op)
 	begin(op, op->key);
 	if (v != DONE)
 		set_mark(op->lun, op->canary, MARK_TAINTED);
-	r = bring(op, REGISTER, 0, op->key, 0);
+	r = bring(op, REGISTER, 0, op->key);
 	if (r == PREEMPTED)
 		retreat(op, 1);
 	else if (r == REFUSED)
@@ -1285,7 +1470,7 @@ wiped(struct op *op, int v, uint32_t generation)
 	    op->generation - generation == (uint32_t)op->listed &&
 	    read_reservation(op, &key, &type) == 0)
 		return 1;
-	if (n == 0 && v != DONE)
+	if (n == 0 && v != DONE && op->was)
 		lost_key(op);
 	return 0;
 }
@@ -1311,7 +1496,7 @@ rebuild(struct op *op)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
 	if (v == DONE && !all_hold(type))
 		op->lun->holder = op->canary;
-	if (bring(op, REGISTER, 0, op->key, 0) == PREEMPTED)
+	if (bring(op, REGISTER, 0, op->key) == PREEMPTED)
 		retreat(op, 1);
 	return v == DONE ? good(op) : CONFLICT;
 }
@@ -1326,13 +1511,17 @@ preempt(struct op *op)
 	held = read_reservation(op, &key, &type);
 	ours = held == 1 && !all_hold(type) && key == op->key;
 	/* Key 0: all others, if all hold it, and nothing else. */
-	op->self = op->key == op->sa_key ||
+	op->self = (op->key && op->key == op->sa_key) ||
 	    (op->sa_key == 0 && (held < 0 || all_hold(type)));
 	op->listed = count_key(op, op->self ? op->key : op->sa_key);
 	generation = op->generation;
-	if (op->self)
-		holder_first(op);
 	known = op->was == 0 || op->key == op->was;
+	if (op->self) {
+		holder_first(op);
+		if (op->key && op->key == op->was)
+			gate_siblings(op);
+	}
+	save_unsure(op);
 	v = canary(op);
 	if (op->self && known && v > AWAY && v != FINAL &&
 	    wiped(op, v, generation))
@@ -1342,8 +1531,14 @@ preempt(struct op *op)
 		if (op->self)
 			doubt(op);
 	}
-	if (v != DONE)
+	if (v != DONE) {
+		if (op->self && unclean(op))
+			heal_aside(op);
 		return v;
+	}
+	/* Only where all hold it is GOOD the answer to that. */
+	if (op->sa_key == 0)
+		op->self = 1;
 	if (op->self || !ours) {
 		known = op->self || held >= 0;
 		held = read_reservation(op, &key, &type);
@@ -1448,6 +1643,244 @@ sort_paths(struct op *op)
 	}
 }
 
+/* Paths that returned */
+
+/* Is there a path of the map that is not as it should be? */
+static int
+unclean(struct op *op)
+{
+	int i, m;
+
+	if (op->lun->changing)
+		return 1;
+	for (i = 0; i < op->lun->n; i++)
+		if (op->lun->marks[i].failed)
+			return 1;
+	for (i = 0; i < op->map.n; i++) {
+		m = mark_of(op->lun, op->map.paths[i].dev);
+		if (m != MARK_CLEAN && (op->lun->key || m != MARK_NONE))
+			return 1;
+	}
+	return 0;
+}
+
+/* Ask the siblings that have the key whether it is still registered. */
+static int
+ask_siblings(struct op *op)
+{
+	int i, v, found = AWAY;
+	dev_t dev;
+
+	for (i = 0; i < op->map.n && found != DONE; i++) {
+		dev = op->map.paths[i].dev;
+		if (!is_clean(op, dev))
+			continue;
+		v = probe(op, dev, op->key);
+		if (v == CONFLICT)
+			set_mark(op->lun, dev, MARK_SET);
+		if (v == DONE)
+			op->canary = dev;
+		if (v == DONE || v == CONFLICT)
+			found = v;
+	}
+	return found;
+}
+
+/*
+ * No path that has the key can be reached. It was preempted if the target
+ * does not list it; it is ours, if it is listed as often as it should be.
+ */
+static int
+ask_alone(struct op *op)
+{
+	int n = count_key(op, op->key);
+
+	if (n == 0)
+		return CONFLICT;
+	if (n > 0 && n == recorded(op->lun))
+		return DONE;
+	return AWAY;
+}
+
+/*
+ * The key was removed by another node while paths were away, and must never
+ * be registered again. Or it never came to be, since we were killed.
+ */
+static void
+renounce(struct op *op)
+{
+	struct lun *lun = op->lun;
+	int i;
+
+	if (lun->changing && lun->old) {
+		lun->key = op->key = lun->old;
+		lun->changing = 0;
+		lun->old = 0;
+		return;
+	}
+	lost_key(op);
+	op->key = 0;
+	for (i = 0; i < op->map.n; i++)
+		set_mark(lun, op->map.paths[i].dev, MARK_CLEAR);
+}
+
+/*
+ * Can one of the paths that are not clean be reached by now? It is not enough
+ * for a path to have the key: it may have got it late. *holding: one has it.
+ */
+static int
+reachable(struct op *op, dev_t *holding)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int i, n = 0, reached = 0;
+
+	*holding = 0;
+	make_out(op, &rq, params, REGISTER, 0, op->key, op->key);
+	for (i = 0; i < op->map.n; i++)
+		if (!is_clean(op, op->map.paths[i].dev))
+			op->jobs[n++].dev = op->map.paths[i].dev;
+	send_all(op, n, &rq);
+	for (i = 0; i < n; i++) {
+		if (op->jobs[i].verdict == DONE)
+			*holding = op->jobs[i].dev;
+		reached |= op->jobs[i].verdict > LOST;
+	}
+	return reached;
+}
+
+/* Is the key registered? DONE: op->canary has it; CONFLICT: no more. */
+static int
+ask_key(struct op *op, dev_t holding)
+{
+	int v = ask_siblings(op);
+
+	if (v != AWAY)
+		return v;
+	if (!holding)
+		return ask_alone(op);
+	op->canary = holding;
+	set_mark(op->lun, holding, MARK_CLEAN);
+	return DONE;
+}
+
+/*
+ * Bring the paths of the map that are not clean, and can be reached, to what
+ * the guest wants: its key, or none.
+ */
+static void
+heal_once(struct op *op)
+{
+	dev_t holding;
+	int v = DONE;
+
+	op->canary = 0;
+	op->lost = 0;
+	op->key = op->sa_key = op->was = op->lun->key;
+	if (!reachable(op, &holding))
+		return;
+	gate(op);
+	if (op->key)
+		v = ask_key(op, holding);
+	if (v == CONFLICT)
+		renounce(op);
+	else if (v == DONE &&
+	    bring(op, op->key ? REGISTER : REGISTER_AND_IGNORE, 0, op->key) ==
+		PREEMPTED)
+		retreat(op, 1);
+}
+
+static void
+heal(struct op *op)
+{
+	const uint64_t key = op->lun->key;
+
+	/* A change was cut off anywhere in it, or got no answer. */
+	if (op->lun->changing) {
+		doubt(op);
+		op->lun->holder = 0;
+	}
+	heal_once(op);
+	if (op->lun->key != key)
+		heal_once(op);
+	if (recorded(op->lun) > 0 || op->lun->key == 0)
+		op->lun->changing = 0;
+	ungate(op);
+}
+
+/* In the midst of a command of the guest. */
+static void
+heal_aside(struct op *op)
+{
+	const uint64_t key = op->key, sa_key = op->sa_key;
+	const struct reply rp = *op->rp;
+	const int action = op->action;
+
+	op->action = REGISTER;
+	heal(op);
+	*op->rp = rp;
+	op->action = action;
+	op->key = key;
+	op->sa_key = sa_key;
+}
+
+/* A path that is not in the map may come back as another nexus. */
+static void
+note_gone(struct op *op)
+{
+	struct mark *m;
+	int i, j;
+
+	for (i = 0; i < op->lun->n; i++) {
+		m = &op->lun->marks[i];
+		for (j = 0; j < op->map.n && op->map.paths[j].dev != m->dev;)
+			j++;
+		if (m->mark == MARK_CLEAN && j == op->map.n)
+			m->mark = MARK_GONE;
+	}
+}
+
+/* A unit that is remembered: 1 if one of its paths is to be looked at again. */
+static int
+look_at(const char *wwid)
+{
+	struct op op = {
+		.action = REGISTER,
+		.end = now() + MPATH_TIME - UNDO_TIME,
+	};
+	struct reply rp;
+	int r;
+
+	op.rp = &rp;
+	proto_status(&rp, GOOD);
+	if (!(op.lun = state_get(wwid)))
+		return 1;
+	r = dm_look(op.lun->map, &op.map);
+	if (r == DM_MAP && strcmp(op.map.wwid, wwid) == 0) {
+		note_gone(&op);
+		sort_paths(&op);
+		if (unclean(&op))
+			heal(&op);
+		r = unclean(&op);
+	} else {
+		r = r == DM_BUSY;
+	}
+	state_put(op.lun);
+	return r;
+}
+
+int
+mpath_look(void)
+{
+	char wwid[WWID_LEN];
+	int i = 0, marks = 0;
+
+	while (state_next(&i, wwid) == 0)
+		marks |= look_at(wwid);
+	/* A command may leave a mark that no event tells of. */
+	return marks ? MARKS_TIME : LOOK_TIME;
+}
+
 static int
 run_out(struct op *op)
 {
@@ -1461,6 +1894,14 @@ run_out(struct op *op)
 		[REGISTER_AND_IGNORE] = register_key,
 	};
 
+	/* A path that is not as it should be must not answer the guest. */
+	if (unclean(op) &&
+	    (op->lun->changing ||
+		(op->action != REGISTER_AND_IGNORE &&
+		    (op->action != REGISTER || op->key != 0)))) {
+		heal_aside(op);
+		sort_paths(op);
+	}
 	op->was = op->lun->key;
 	if (op->action == REGISTER_AND_IGNORE)
 		op->key = op->was; /* what the guest names does not count */
@@ -1491,8 +1932,12 @@ run_once(struct op *op)
 		proto_status(op->rp, BUSY);
 		return FINAL;
 	}
+	op->lun->map = op->map.dev;
+	note_gone(op);
 	sort_paths(op);
 	v = run_out(op);
+	gate(op);
+	ungate(op);
 	state_put(op->lun);
 	op->lun = NULL;
 	return v;

@@ -41,10 +41,11 @@ static struct {
 	int type;
 	int64_t begin;
 	struct target was;   /* the logical unit at its begin */
-	uint8_t up[PATHS_MAX]; /* the path could be used at its begin */
+	uint8_t up[NEXUS_MAX]; /* the path could be used at its begin */
 	unsigned long changes; /* of the logical unit by others */
 	uint64_t remembered; /* key, at its begin */
 	int known;           /* ... and just where it is registered */
+	int unclean;           /* ... and not where it should be */
 	int hindered;          /* some command of ours, or its answer */
 	/* at some moment: */
 	int got_key;    /* a nexus of ours had the new key */
@@ -65,13 +66,14 @@ static struct {
 	unsigned long changes;
 } b;
 
-static int
+int
 ours(int nexus)
 {
-	return nexus != NOBODY && nexus < w.paths;
+	return nexus != NOBODY &&
+	    (nexus < w.paths || nexus >= w.paths + w.others);
 }
 
-static int
+int
 ours_have(const struct target *t, uint64_t key)
 {
 	int i;
@@ -87,7 +89,7 @@ others_have(const struct target *t, uint64_t key)
 {
 	int i;
 
-	for (i = w.paths; i < t->n; i++)
+	for (i = w.paths; i < w.paths + w.others; i++)
 		if (t->nexus[i].key == key)
 			return 1;
 	return 0;
@@ -113,7 +115,8 @@ calm(void)
 static int
 sound(int path)
 {
-	return c.up[path] && fabric_usable(path) && !w.road[path].touched;
+	return path < w.paths && c.up[path] && fabric_usable(path) &&
+	    !w.road[path].touched;
 }
 
 static int
@@ -173,7 +176,7 @@ observe(void)
 }
 
 /* All nexuses with the key that is remembered are paths marked as clean. */
-static int
+int
 record_whole(void)
 {
 	int i, n = 0;
@@ -183,8 +186,28 @@ record_whole(void)
 	for (i = 0; i < w.lun.n; i++)
 		n += w.lun.nexus[i].key == w.state.key;
 	for (i = 0; i < w.state.n; i++)
-		n -= w.state.marks[i].mark == MARK_CLEAN;
+		n -= w.state.marks[i].mark == MARK_CLEAN ||
+		    w.state.marks[i].mark == MARK_GONE;
 	return n == 0;
+}
+
+static void
+count_anew(void)
+{
+	w.serial++;
+	w.calls = w.sent = 0;
+}
+
+/* A path is remembered that is to be seen to, when it can be. */
+static int
+unclean(void)
+{
+	int i;
+
+	for (i = 0; i < w.state.n; i++)
+		if (w.state.marks[i].mark != MARK_CLEAN)
+			return 1;
+	return w.reborn;
 }
 
 void
@@ -208,13 +231,14 @@ guest_begins(const struct request *rq)
 	c.was = w.lun;
 	c.remembered = w.state.key;
 	c.known = record_whole();
-	w.serial++;
-	w.calls = 0;
+	c.unclean = unclean();
 	for (i = 0; i < w.paths; i++) {
 		c.up[i] = (uint8_t)fabric_usable(i);
 		w.road[i].touched = 0;
 	}
+	count_anew();
 	observe();
+	history_begins(rq);
 }
 
 /* While the target executes something */
@@ -234,13 +258,18 @@ before(void)
 
 /* Of a path of ours: it was not a REGISTER of ours that did it. */
 static void
-disturb(int but)
+disturb(int by_others)
 {
 	int i;
 
-	for (i = 0; i < w.paths; i++)
-		if (i != but && w.lun.nexus[i].key != b.key[i])
-			w.road[i].disturbed = 1;
+	for (i = 0; i < w.paths; i++) {
+		if (w.lun.nexus[i].key == b.key[i])
+			continue;
+		w.road[i].disturbed = 1;
+		if (b.key[i])
+			history_removed(b.key[i], by_others);
+	}
+	history_watch();
 }
 
 void
@@ -249,7 +278,7 @@ after_other(void)
 	if (w.lun.changes == b.changes)
 		return;
 	c.changes++;
-	disturb(NOBODY);
+	disturb(1);
 	observe();
 }
 
@@ -269,7 +298,7 @@ check_others_keys(const struct flight *f)
 {
 	int i;
 
-	for (i = w.paths; i < w.lun.n; i++) {
+	for (i = w.paths; i < w.paths + w.others; i++) {
 		if (w.lun.nexus[i].key == b.key[i])
 			continue;
 		if (w.lun.nexus[i].key || !may_remove(f, b.key[i]))
@@ -299,7 +328,7 @@ check_others_reservation(const struct flight *f)
 void
 after(int path, const struct flight *f)
 {
-	int late = !f->job || f->serial != w.serial;
+	int i, late = !f->job || f->serial != w.serial;
 
 	if (f->rq.cdb[0] == PR_OUT && f->rp.status == GOOD && !late)
 		w.road[path].disturbed = 0;
@@ -309,10 +338,24 @@ after(int path, const struct flight *f)
 		return;
 	check_others_keys(f);
 	check_others_reservation(f);
+	if (w.looks && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
+	    f->rp.status == GOOD &&
+	    (f->rq.cdb[1] == REGISTER || f->rq.cdb[1] == REGISTER_AND_IGNORE) &&
+	    w.lun.aptpl != w.aptpl)
+		violated("APTPL is as the guest wants it after each REGISTER "
+			 "of ours");
+	for (i = 0; i < w.paths; i++)
+		if (w.lun.nexus[i].key && w.lun.nexus[i].key != b.key[i])
+			history_registered(i, w.lun.nexus[i].key, f, late);
+	for (i = 0; i < w.paths; i++)
+		if (b.key[i] && may_remove(f, b.key[i]) &&
+		    !w.lun.nexus[i].key)
+			history_removed(b.key[i], 0);
 	if (late) {
 		c.changes++;
-		disturb(NOBODY);
+		disturb(0);
 	}
+	history_watch();
 	observe();
 }
 
@@ -609,6 +652,9 @@ check_unchanged(const struct reply *rp)
 	/* SPDK refuses the holder's sibling, and removes it all the same. */
 	if (!calm() || c.hindered || (preempts() && t->kind == SPDK))
 		return;
+	/* First of all it may have seen to a path that had what it must not. */
+	if (c.unclean)
+		return;
 	/* What is taken back from an orphan may have held it. */
 	if (registers() && ours(c.was.holder) &&
 	    c.was.nexus[c.was.holder].key != c.remembered)
@@ -632,7 +678,7 @@ check_unchanged(const struct reply *rp)
 		return;
 	if (!same || t->type != c.was.type)
 		violated("a command that was refused changes no reservation");
-	for (i = w.paths; i < t->n; i++)
+	for (i = w.paths; i < w.paths + w.others; i++)
 		if (t->nexus[i].key != c.was.nexus[i].key)
 			violated("a command that was refused removes no node");
 }
@@ -645,11 +691,14 @@ check_record(void)
 	const struct mark *m;
 	int i, path;
 
+	/* Until it is known which key it is. */
+	if (w.state.changing)
+		return;
 	for (i = 0; i < w.state.n; i++) {
 		m = &w.state.marks[i];
 		path = (int)minor(m->dev) / 16;
 		if (m->mark != MARK_CLEAN || w.road[path].disturbed ||
-		    w.road[path].flight.there)
+		    w.road[path].queued)
 			continue;
 		if (w.lun.nexus[path].key != w.state.key)
 			violated("a path that is remembered as clean has the "
@@ -678,6 +727,9 @@ one_nexus(struct target *t, const struct target *from)
 		if (from->nexus[i].key != key)
 			return NOBODY;
 	}
+	/* If it looks it knows better. */
+	if ((w.looks || c.unclean) && key != c.remembered)
+		return NOBODY;
 	/* Then it is not clear what the guest has. */
 	if (key != c.remembered && c.remembered &&
 	    ours_have(from, c.remembered))
@@ -709,7 +761,7 @@ plain(void)
 {
 	int i;
 
-	if (!calm() || c.hindered || troubled())
+	if (w.reborn || !calm() || c.hindered || troubled())
 		return 0;
 	for (i = 0; i < w.paths; i++)
 		if (c.up[i] != fabric_usable(i))
@@ -742,7 +794,11 @@ excused(const struct request *rq, const struct reply *rp)
 	if (rq->len != PARAMS_LEN)
 		return sense >> 16 == 5;
 	if (rq->data[20] & FLAG_SPEC_I_PT)
-		return sense >> 16 == 5;
+		return sense >> 16 == 5 ||
+		    (ours(c.was.holder) && !c.up[c.was.holder]);
+	/* Nothing tells a ghost from a node with our key. */
+	if (ours(c.was.holder) && c.was.holder >= w.paths)
+		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
 	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
 		return 1;
@@ -773,8 +829,8 @@ ghosts(void)
 {
 	int i;
 
-	for (i = 0; i < w.paths; i++)
-		if (!c.up[i] && w.lun.nexus[i].key)
+	for (i = 0; i < w.lun.n; i++)
+		if (ours(i) && !c.up[i] && w.lun.nexus[i].key)
 			return 1;
 	return 0;
 }
@@ -785,7 +841,7 @@ check_state(const struct target *one, int first)
 	const struct target *t = &w.lun;
 	int i, same;
 
-	for (i = 0; i < t->n; i++)
+	for (i = 0; i < w.paths + w.others; i++)
 		if ((!ours(i) && one->nexus[i].key != t->nexus[i].key) ||
 		    (ours(i) && c.up[i] &&
 			one->nexus[first].key != t->nexus[i].key))
@@ -863,7 +919,58 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_rolled_back();
 		check_unchanged(rp);
 	}
-	check_record();
+	if (!w.reborn)
+		check_record();
 	check_as_one(rq, rp);
+	history_ends(rq, rp);
 	c.action = NOBODY;
+	history_rest();
+}
+
+/*
+ * Nothing was promised to it. Of a command that removes keys the next one
+ * need not know: it is as if another node had removed them. And what prhelper
+ * found out about such a one is forgotten.
+ */
+void
+guest_is_left(void)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (((preempts() || c.action == CLEAR) &&
+			!w.lun.nexus[i].key) ||
+		    history_was_removed(w.saved.key))
+			w.road[i].disturbed = 1;
+	history_killed();
+	c.action = NOBODY;
+}
+
+void
+look_begins(void)
+{
+	int i;
+
+	memset(&c, 0, offsetof(__typeof__(c), moment));
+	c.action = NOBODY;
+	c.moments = MOMENTS_MAX;
+	c.begin = w.clock;
+	for (i = 0; i < w.paths; i++) {
+		c.up[i] = (uint8_t)fabric_usable(i);
+		w.road[i].touched = 0;
+	}
+	count_anew();
+}
+
+void
+look_ends(void)
+{
+	if (w.lent)
+		violated("what was borrowed is given back, once");
+	if (w.clock - c.begin > MPATH_TIME + SLACK)
+		violated("no look outlasts its deadline: %lld ms",
+		    (long long)(w.clock - c.begin));
+	w.reborn = 0;
+	check_record();
+	history_rest();
 }

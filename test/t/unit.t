@@ -43,6 +43,7 @@ memory=address,undefined
 	for watch in $memory thread; do
 		unit $watch dmread dm.c $below
 		unit $watch luns state.c trace.c util.c
+		unit $watch statefile state.c trace.c util.c
 		unit $watch batch sg.c proto.c $below
 	done
 }
