@@ -83,7 +83,7 @@ struct op {
 	int action;
 	uint64_t key, sa_key; /* of the guest's parameter list */
 	dev_t canary;
-	int ours;     /* the reservation that a RESERVE meets */
+	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
 	int lost;     /* a path that held the key has it no more */
 	int verified; /* no path said GOOD, but the effect is there */
 	int self;     /* a PREEMPT concerns our own key */
@@ -259,34 +259,25 @@ drop_mark(struct lun *lun, dev_t dev)
 		*m = lun->marks[--lun->n];
 }
 
-/* On how many paths is the key, as far as we know? */
+/*
+ * How many paths have this mark? Clean ones have the key, as far as we know;
+ * on tainted ones a command that was given up may still be executed.
+ */
 static int
-recorded(const struct lun *lun)
+marked(const struct lun *lun, int mark)
 {
 	int i, n = 0;
 
 	for (i = 0; i < lun->n; i++)
-		n += lun->marks[i].mark == MARK_CLEAN;
+		n += lun->marks[i].mark == mark;
 	return n;
-}
-
-/* May a command that was given up still be executed? */
-static int
-tainted(const struct lun *lun)
-{
-	int i;
-
-	for (i = 0; i < lun->n; i++)
-		if (lun->marks[i].mark == MARK_TAINTED)
-			return 1;
-	return 0;
 }
 
 /* No path of ours holds the reservation; what may come late aside. */
 static void
 none_holds(struct lun *lun)
 {
-	lun->holder = tainted(lun) ? 0 : NO_PATH;
+	lun->holder = marked(lun, MARK_TAINTED) ? 0 : NO_PATH;
 }
 
 /* Sending */
@@ -900,7 +891,7 @@ clear_all(struct op *op, int action, uint64_t key)
 {
 	begin(op, 0);
 	bring(op, action, key, 0, 0);
-	if (recorded(op->lun) == op->lun->n)
+	if (marked(op->lun, MARK_CLEAN) == op->lun->n)
 		op->lun->holder = NO_PATH;
 	else if (mark_of(op->lun, op->lun->holder) == MARK_CLEAN)
 		op->lun->holder = 0;
@@ -988,7 +979,7 @@ static int
 proven(struct op *op)
 {
 	return op->key == op->lun->key && !op->lost &&
-	    count_key(op, op->key) == recorded(op->lun);
+	    count_key(op, op->key) == marked(op->lun, MARK_CLEAN);
 }
 
 static void
@@ -1026,7 +1017,7 @@ holder_away(struct op *op)
 static void
 lay_ghosts(struct op *op, int before, int known)
 {
-	int left = known - recorded(op->lun), held, type;
+	int left = known - marked(op->lun, MARK_CLEAN), held, type;
 
 	if (op->was == 0 || op->was == op->sa_key || left <= 0)
 		return;
@@ -1052,7 +1043,7 @@ register_key(struct op *op)
 {
 	struct lun *lun = op->lun;
 	uint8_t was_aptpl = lun->aptpl;
-	int v, r, known = recorded(lun), before = 0;
+	int v, r, known = marked(lun, MARK_CLEAN), before = 0;
 
 	if (op->was && op->was != op->sa_key)
 		before = count_key(op, op->was);
@@ -1391,7 +1382,7 @@ cleanup(struct op *op)
 {
 	op->canary = 0;
 	clear_all(op, REGISTER_AND_IGNORE, 0);
-	return recorded(op->lun) > 0 ? good(op) : AWAY;
+	return marked(op->lun, MARK_CLEAN) > 0 ? good(op) : AWAY;
 }
 
 /* One command of the guest */

@@ -30,10 +30,8 @@ enum {
 	TUR_CDB_LEN = 6,
 	DRIVER_MASK = 0x0f,  /* the rest of driver_status are hints */
 	DRIVER_SENSE = 0x08, /* sense is valid; older kernels */
-	SENSE_KEY_MASK = 0x0f,
-	RECOVERED_ERROR = 1,     /* the highest key that is a success */
-	DESCRIPTOR_SENSE = 0x72, /* and 73h: the key is in byte 1 */
-	LAST = -1,               /* a table's row for values that have none */
+	RECOVERED_ERROR = 1, /* the highest sense key of a success */
+	LAST = -1,           /* a table's row for values that have none */
 };
 
 /* One sg_batch(); under the lock. */
@@ -152,14 +150,6 @@ answer(const struct fault *f, int value, struct reply *rp)
 	return f->how;
 }
 
-/* The sense key of fixed or descriptor format sense data. */
-static int
-sense_key(const uint8_t *sense)
-{
-	return sense[(sense[0] & 0x7f) >= DESCRIPTOR_SENSE ? 1 : 2] &
-	    SENSE_KEY_MASK;
-}
-
 /*
  * What a device answered goes back as it came. A SCSI status that is not
  * GOOD is its answer whatever host and driver say beside it; GOOD counts
@@ -183,7 +173,7 @@ outcome(
 	if (sensed)
 		memcpy(rp->sense, sense, SENSE_LEN);
 	if (h->status == GOOD && driver == DRIVER_SENSE &&
-	    (!sensed || sense_key(sense) > RECOVERED_ERROR))
+	    (!sensed || proto_sense_of(sense) >> 16 > RECOVERED_ERROR))
 		rp->status = CHECK_CONDITION;
 	if (rp->status == CHECK_CONDITION && !sensed)
 		proto_sense(rp, IO_TERMINATED);
@@ -235,6 +225,7 @@ send_one(const struct request *rq, struct reply *rp, dev_t dev)
 	char buf[32];
 	uint8_t sense[SENSE_LEN] = { 0 }, how;
 	struct sg_io_hdr h = { .interface_id = 'S' };
+	uint32_t told;
 	int err;
 
 	h.cmdp = (unsigned char *)rq->cdb;
@@ -255,13 +246,14 @@ send_one(const struct request *rq, struct reply *rp, dev_t dev)
 	how = outcome(err, &h, sense, rp);
 	if (rq->cdb[0] == PR_IN && rp->status == GOOD)
 		rp->len = transferred(&h);
+	told = proto_sense_of(rp->sense);
 	trace(TRACE_SG_DONE,
 	    "%s errno=%d host=%02x driver=%02x "
 	    "status=%02x resid=%d ms=%u: status=%02x key=%x asc=%02x "
 	    "ascq=%02x len=%u",
 	    name(buf, sizeof(buf), rq->fd, dev), err, h.host_status,
 	    h.driver_status, h.status, h.resid, h.duration, rp->status,
-	    sense_key(rp->sense), rp->sense[12], rp->sense[13], rp->len);
+	    told >> 16, told >> 8 & 0xff, told & 0xff, rp->len);
 	if (err == EPERM && !atomic_exchange(&warned, 1))
 		warn("SG_IO refused: CAP_SYS_RAWIO is missing, or a security "
 		     "module forbids it");

@@ -475,14 +475,6 @@ dm_queues(const struct map *map)
 	return w.queues;
 }
 
-int
-path_wwid(dev_t dev, char wwid[WWID_LEN])
-{
-	path_of(dev);
-	snprintf(wwid, WWID_LEN, "%s", unit);
-	return 0;
-}
-
 struct lun *
 state_get(const char *wwid)
 {
