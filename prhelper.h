@@ -325,7 +325,7 @@ struct lun {
 /*
  * What is remembered of a logical unit, for one command at a time; one that
  * was unknown starts empty. NULL if it does not come within TURN_TIME, or if
- * the table is full.
+ * there is no room.
  */
 struct lun *state_get(const char *wwid);
 /* Keep it, and give it to the next one. */

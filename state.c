@@ -8,13 +8,17 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "prhelper.h"
 
-/* Filled from the front, so that what was never used is never touched. */
-static struct lun luns[LUNS_MAX];
+/*
+ * Filled from the front, each on the heap: a table of them would be large
+ * enough for a huge page, which the first one would make resident.
+ */
+static struct lun *luns[LUNS_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t returned;
 
@@ -38,14 +42,17 @@ static struct lun *
 find(const char *wwid)
 {
 	struct lun *l, *spare = NULL;
+	int i;
 
-	for (l = luns; l < luns + LUNS_MAX && l->wwid[0]; l++) {
+	for (i = 0; i < LUNS_MAX && (l = luns[i]); i++) {
 		if (strcmp(l->wwid, wwid) == 0)
 			return l;
 		if (!l->busy && !l->key && !spare)
 			spare = l;
 	}
-	if (l == luns + LUNS_MAX)
+	if (i < LUNS_MAX)
+		l = luns[i] = malloc(sizeof(*l));
+	else
 		l = spare;
 	if (l) {
 		memset(l, 0, sizeof(*l));
@@ -62,8 +69,7 @@ warn_full(const char *wwid)
 	if (now() < quiet_until)
 		return;
 	quiet_until = now() + WARN_TIME;
-	warn("%s: no room to remember it beside %d other logical units", wwid,
-	    LUNS_MAX);
+	warn("%s: no room to remember it beside other logical units", wwid);
 }
 
 struct lun *
