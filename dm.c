@@ -4,12 +4,16 @@
  * is known to have device-mapper: the library would create its control node
  * and complain on stderr. It is not made for threads: one at a time.
  */
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/types.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libdevmapper.h>
+#include <linux/dm-ioctl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,9 +26,10 @@
 #define CONTROL "/dev/mapper/control"
 
 enum {
-	LEVELS = 4,    /* linear targets on top of each other */
-	DIGITS = 9,    /* of a number that fits an int for sure */
-	DM_BELOW = -1, /* linear over the whole of another device */
+	LEVELS = 4,      /* linear targets on top of each other */
+	DIGITS = 9,      /* of a number that fits an int for sure */
+	POLL_MINOR = 37, /* from 4.37 on poll() tells of events */
+	DM_BELOW = -1,   /* linear over the whole of another device */
 };
 
 /* A line of the kernel, word by word. */
@@ -35,6 +40,7 @@ struct words {
 
 static pthread_mutex_t library = PTHREAD_MUTEX_INITIALIZER;
 static int present;
+static int events = -1;     /* wakes poll() when a map has changed */
 static int64_t quiet_until; /* no warning before */
 
 static void
@@ -45,24 +51,6 @@ dm_log(int level, const char *file, int line, int err, const char *fmt, ...)
 	(void)line;
 	(void)err;
 	(void)fmt;
-}
-
-int
-dm_init(void)
-{
-	char version[32];
-
-	if (access(CONTROL, F_OK) < 0)
-		return 0;
-	dm_log_with_errno_init(dm_log);
-	dm_hold_control_dev(1);
-	if (!dm_driver_version(version, sizeof(version))) {
-		/* Else each later task would fail for this first one. */
-		dm_lib_exit();
-		return 0;
-	}
-	say(LOG_VERBOSE, "device-mapper %s", version);
-	return present = 1;
 }
 
 static int
@@ -92,6 +80,28 @@ decimal(const char *s, size_t len)
 	while (len-- > 0)
 		n = n * 10 + (*s++ - '0');
 	return n;
+}
+
+int
+dm_init(void)
+{
+	char version[32];
+
+	if (access(CONTROL, F_OK) < 0)
+		return 0;
+	dm_log_with_errno_init(dm_log);
+	dm_hold_control_dev(1);
+	if (!dm_driver_version(version, sizeof(version))) {
+		/* Else each later task would fail for this first one. */
+		dm_lib_exit();
+		return 0;
+	}
+	say(LOG_VERBOSE, "device-mapper %s", version);
+	/* Linux 4.14; 4.13 is able to, but does not say so. */
+	if (strncmp(version, "4.", 2) == 0 &&
+	    decimal(version + 2, digits(version + 2)) >= POLL_MINOR)
+		events = open(CONTROL, O_RDONLY | O_CLOEXEC);
+	return present = 1;
 }
 
 static int
@@ -244,12 +254,12 @@ may_warn(void)
 }
 
 /*
- * Ask for a device's status or table; a number that is none of
- * device-mapper's is ENXIO (dm-ioctl.c), which libdevmapper makes a status
- * without a target. NULL, and *r says why.
+ * Ask for a device's status or table, or give it a message; a number that is
+ * none of device-mapper's is ENXIO (dm-ioctl.c), which libdevmapper makes a
+ * status without a target. NULL, and *r says why.
  */
 static struct dm_task *
-ask(int type, dev_t dev, int *r)
+ask(int type, dev_t dev, const char *message, int *r)
 {
 	struct dm_task *t;
 	int err;
@@ -258,7 +268,8 @@ ask(int type, dev_t dev, int *r)
 	if (!(t = dm_task_create(type)))
 		return NULL;
 	if (dm_task_set_major_minor(t, (int)major(dev), (int)minor(dev), 0) &&
-	    dm_task_no_flush(t) && dm_task_no_open_count(t) && dm_task_run(t))
+	    dm_task_no_flush(t) && dm_task_no_open_count(t) &&
+	    (!message || dm_task_set_message(t, message)) && dm_task_run(t))
 		return t;
 	err = dm_task_get_errno(t);
 	dm_task_destroy(t);
@@ -267,7 +278,7 @@ ask(int type, dev_t dev, int *r)
 	else if (err && err != ENOMEM && err != EINTR)
 		*r = DM_BROKEN;
 	errno = err;
-	if (*r == DM_BROKEN && may_warn())
+	if (*r == DM_BROKEN && !message && may_warn())
 		warn("device-mapper %u:%u:", major(dev), minor(dev));
 	return NULL;
 }
@@ -295,7 +306,7 @@ go_down(struct map *m)
 	char *type, *params = NULL;
 	int r;
 
-	if (!(t = ask(DM_DEVICE_TABLE, m->dev, &r)))
+	if (!(t = ask(DM_DEVICE_TABLE, m->dev, NULL, &r)))
 		return r;
 	r = DM_OTHER;
 	type = only_target(t, &len, &params);
@@ -317,7 +328,7 @@ look(struct map *m)
 	char *type, *params = NULL;
 	int r;
 
-	if (!(t = ask(DM_DEVICE_STATUS, m->dev, &r)))
+	if (!(t = ask(DM_DEVICE_STATUS, m->dev, NULL, &r)))
 		return r;
 	r = DM_OTHER;
 	type = only_target(t, &len, &params);
@@ -375,28 +386,76 @@ trace_map(const struct map *m)
 }
 
 int
-dm_read(int fd, struct map *m)
+dm_look(dev_t dev, struct map *m)
 {
-	struct stat st;
 	int i, r = DM_BELOW;
 
-	if (!present || fstat(fd, &st) < 0 || !S_ISBLK(st.st_mode))
+	if (!present)
 		return DM_OTHER;
 	if (take_turn() < 0)
 		return DM_BUSY;
-	m->dev = st.st_rdev;
+	m->dev = dev;
 	for (i = 0; i <= LEVELS && r == DM_BELOW; i++)
 		r = look(m);
 	if (r == DM_MAP && find_wwid(m) < 0)
 		r = DM_BROKEN;
 	pthread_mutex_unlock(&library);
-	if (r == DM_BELOW)
-		return DM_OTHER;
-	if (r != DM_MAP)
-		return r;
-	if (tracing[TRACE_DM_MAP])
+	if (r == DM_MAP && tracing[TRACE_DM_MAP])
 		trace_map(m);
-	return DM_MAP;
+	return r == DM_BELOW ? DM_OTHER : r;
+}
+
+int
+dm_read(int fd, struct map *m)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || !S_ISBLK(st.st_mode))
+		return DM_OTHER;
+	return dm_look(st.st_rdev, m);
+}
+
+/* A suspended map says EBUSY; one without this path, EINVAL. */
+int
+dm_use_path(const struct map *m, dev_t path, int use)
+{
+	char message[64];
+	struct dm_task *t;
+	int r, done = -1;
+
+	snprintf(message, sizeof(message), "%s_path %u:%u",
+	    use ? "reinstate" : "fail", major(path), minor(path));
+	if (take_turn() < 0)
+		return -1;
+	if ((t = ask(DM_DEVICE_TARGET_MSG, m->dev, message, &r))) {
+		done = 0;
+		dm_task_destroy(t);
+	}
+	pthread_mutex_unlock(&library);
+	trace(TRACE_PATH_STEP, "map=%u:%u %s: %s", major(m->dev), minor(m->dev),
+	    message, done < 0 ? "refused" : "done");
+	return done;
+}
+
+/*
+ * Armed before the caller looks, so that no change is missed. See dm_poll()
+ * and dev_arm_poll() in drivers/md/dm-ioctl.c.
+ */
+void
+dm_wait(int ms)
+{
+	struct dm_ioctl arm = { .version = { 4, POLL_MINOR, 0 },
+		.data_size = sizeof(arm) };
+	struct pollfd p = { .fd = events, .events = POLLIN };
+
+	if (events < 0 && (ms < 0 || ms > LOOK_TIME))
+		ms = LOOK_TIME;
+	if (poll(&p, 1, ms) <= 0 ||
+	    ioctl(events, (int)DM_DEV_ARM_POLL, &arm) == 0)
+		return;
+	/* Else poll() would not wait any more. */
+	close(events);
+	events = -1;
 }
 
 int
@@ -409,7 +468,7 @@ dm_queues(const struct map *m)
 
 	if (take_turn() < 0)
 		return 1;
-	if ((t = ask(DM_DEVICE_TABLE, m->dev, &r))) {
+	if ((t = ask(DM_DEVICE_TABLE, m->dev, NULL, &r))) {
 		type = only_target(t, &len, &params);
 		r = type && has_feature(params, "queue_if_no_path");
 		dm_task_destroy(t);

@@ -17,7 +17,7 @@
  * neither of which changes anything but PRGENERATION.
  *
  * The world is seen only through dm_read(), dm_queues(), sg_batch(),
- * state_get(), state_put(), now() and wait_until(): a simulator has its own.
+ * state_*(), now() and wait_until(): a simulator has its own.
  * No threads, no clock, no files, no ioctl here.
  */
 #include <sys/sysmacros.h>
@@ -36,8 +36,11 @@ enum {
 	CANARY_TIME = 10500, /* SG_TIME, and the kernel's way back */
 	PAUSE_MIN = 50,      /* before a path is asked again; doubled */
 	PAUSE_MAX = 1000,
-	ROUNDS_MAX = 3, /* looks for paths that came meanwhile */
-	HEAD_LEN = 8,   /* of what an IN returns */
+	ROUNDS_MAX = 3,   /* looks for paths that came meanwhile */
+	FORCES_MAX = 8,   /* on a path that is reset, or another one is */
+	MARKS_TIME = 250, /* between looks while a path is not as it should */
+	IDLE_TIME = 2000, /* for a path to be done with the guest\'s writes */
+	HEAD_LEN = 8,     /* of what an IN returns */
 	KEY_LEN = 8,
 	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
 	RESERVATION_TYPE = 21, /* its byte with scope and type */
@@ -69,7 +72,8 @@ enum verdict {
 	IS_BUSY,
 	IN_TRANSITION,
 	ATTENTION,
-	WAS_RESET, /* a unit attention, too */
+	WAS_RESET,   /* a unit attention, too */
+	WAS_REMOVED, /* one of ours, or of another: so are these */
 	ABORTED,
 };
 
@@ -79,18 +83,25 @@ struct op {
 	struct map map;           /* best path first */
 	struct lun *lun;          /* NULL for an IN */
 	uint64_t was;             /* the lun's key before this command */
+	struct lun before;        /* the lun before a change of the key */
 	int64_t end;              /* time to send something ends */
 	int action;
 	uint64_t key, sa_key; /* of the guest's parameter list */
 	dev_t canary;
+	dev_t unsure; /* a path that may have executed what others refused */
 	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
 	int lost;     /* a path that held the key has it no more */
 	int verified; /* no path said GOOD, but the effect is there */
 	int self;     /* a PREEMPT concerns our own key */
+	int same;     /* the key is registered once more */
+	int gone;     /* the key before was removed by another node */
+	int blind;    /* keys are put where there was none, or any */
+	int reset;    /* a path was, and may have lost its key */
+	int suspect;  /* no clean path has its key, though none is astray */
 	int listed; /* before: how often the key to be removed was registered */
 	struct reply last; /* of the last send_to() */
-	struct job jobs[PATHS_MAX];
-	uint8_t buf[DATA_MAX]; /* what the last ask() returned */
+	struct job *jobs;  /* PATHS_MAX; only what is used is touched */
+	uint8_t *buf;      /* DATA_MAX: what the last ask() returned */
 	uint32_t got;
 	uint32_t generation; /* PRGENERATION as of the last READ KEYS */
 };
@@ -102,8 +113,11 @@ trace_step(dev_t dev, const char *what)
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
 
+static int send_to(struct op *, dev_t, const struct request *, int);
 static int move_holder(struct op *, int);
 static int proven(struct op *);
+static int unclean(struct op *);
+static void heal_aside(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
 static int
@@ -134,6 +148,9 @@ static const struct {
 	{ 0x4, ANY,  ANY,  ELSEWHERE },
 	{ 0x5, 0x25, 0x00, AWAY },	/* logical unit not supported */
 	{ 0x6, 0x29, ANY,  WAS_RESET },
+	{ 0x6, 0x2a, 0x03, WAS_REMOVED },	/* reservations preempted */
+	{ 0x6, 0x2a, 0x04, WAS_REMOVED },	/* reservations released */
+	{ 0x6, 0x2a, 0x05, WAS_REMOVED },	/* registrations preempted */
 	{ 0x6, ANY,  ANY,  ATTENTION },
 	{ 0xb, ANY,  ANY,  ABORTED },
 	{ ANY, ANY,  ANY,  FINAL },
@@ -157,6 +174,7 @@ static const struct {
 	[IN_TRANSITION] = { "in transition", 13, 1, AWAY }, /* 10 s */
 	[ATTENTION] =     { "unit attention", 8, 0, ELSEWHERE },
 	[WAS_RESET] =     { "was reset", 8, 1, ELSEWHERE },
+	[WAS_REMOVED] =   { "unit attention", 8, 0, ELSEWHERE },
 	[ABORTED] =       { "aborted", 1, 0, LOST },
 };
 /* clang-format on */
@@ -239,24 +257,46 @@ mark_of(struct lun *lun, dev_t dev)
 	return m ? m->mark : MARK_NONE;
 }
 
-static void
-set_mark(struct lun *lun, dev_t dev, int mark)
-{
-	struct mark *m = find_mark(lun, dev);
-
-	if (!m)
-		m = &lun->marks[lun->n < MARKS_MAX ? lun->n++ : 0];
-	m->dev = dev;
-	m->mark = (uint8_t)mark;
-}
-
-static void
-drop_mark(struct lun *lun, dev_t dev)
+/* The mark of a path, a new one if it has none. */
+static struct mark *
+mark_for(struct lun *lun, dev_t dev)
 {
 	struct mark *m = find_mark(lun, dev);
 
 	if (m)
-		*m = lun->marks[--lun->n];
+		return m;
+	m = &lun->marks[lun->n < MARKS_MAX ? lun->n++ : 0];
+	*m = (struct mark){ .dev = dev };
+	return m;
+}
+
+static void
+set_mark(struct lun *lun, dev_t dev, int mark)
+{
+	mark_for(lun, dev)->mark = (uint8_t)mark;
+}
+
+/*
+ * No path has the key any more. What missed a change may have an older one,
+ * and what device-mapper was told is not to be forgotten.
+ */
+static void
+drop_marks(struct lun *lun)
+{
+	struct mark *m;
+	int i, n = 0;
+
+	lun->ghosts = 0;
+	for (i = 0; i < lun->n; i++) {
+		m = &lun->marks[i];
+		if (m->mark == MARK_CLEAN || m->mark == MARK_GONE)
+			m->mark = MARK_NONE;
+		else if (m->mark != MARK_TAINTED)
+			m->mark = MARK_CLEAR;
+		if (m->mark != MARK_NONE || m->failed)
+			lun->marks[n++] = *m;
+	}
+	lun->n = n;
 }
 
 /*
@@ -273,11 +313,31 @@ marked(const struct lun *lun, int mark)
 	return n;
 }
 
+/*
+ * How many paths have the key, also those that the map has lost, and what
+ * such ones had before they came back as another nexus?
+ */
+static int
+recorded(const struct lun *lun)
+{
+	return marked(lun, MARK_CLEAN) + marked(lun, MARK_GONE) + lun->ghosts;
+}
+
 /* No path of ours holds the reservation; what may come late aside. */
 static void
 none_holds(struct lun *lun)
 {
 	lun->holder = marked(lun, MARK_TAINTED) ? 0 : NO_PATH;
+}
+
+/* A command that removes our keys, too, may have been executed. */
+static void
+doubt(struct op *op)
+{
+	int i;
+
+	for (i = 0; i < op->lun->n; i++)
+		op->lun->marks[i].mark = MARK_TAINTED;
 }
 
 /* Sending */
@@ -309,12 +369,18 @@ trace_done(const struct job *j, int v)
 
 /* Is this an answer to be asked for again? Then pause is long enough. */
 static int
-again(struct job *j, int *pause)
+again(struct op *op, struct job *j, int *pause)
 {
 	int p, v = verdict(j);
 
 	trace_done(j, v);
 	j->verdict = verdicts[v].verdict;
+	op->reset |= v == WAS_RESET || v == WAS_REMOVED;
+	/* Other registrations may be gone: first look at those. */
+	if (op->blind && (v == WAS_RESET || v == WAS_REMOVED)) {
+		j->verdict = WAS_REMOVED;
+		return 0;
+	}
 	/* Only a unit attention is fetched: see drain(). */
 	if (j->rq.cdb[0] == TEST_UNIT_READY && v < ATTENTION)
 		return 0;
@@ -327,6 +393,20 @@ again(struct job *j, int *pause)
 	return 1;
 }
 
+/* Whenever it is executed, the path has then the key that it had before. */
+static int
+keeps_key(const struct request *rq)
+{
+	switch (rq->cdb[1] & ACTION_MASK) {
+	case RESERVE:
+	case RELEASE: return 1;
+	case REGISTER:
+		return rq->len == PARAMS_LEN &&
+		    get64(rq->data) == get64(rq->data + KEY_LEN);
+	default: return 0;
+	}
+}
+
 /* What a path that did not answer holds is not known any more. */
 static void
 taint(struct op *op, struct job *j)
@@ -337,9 +417,20 @@ taint(struct op *op, struct job *j)
 		proto_sense(&j->rp, IO_TERMINATED);
 	if (!op->lun || j->rq.cdb[0] != PR_OUT)
 		return;
-	set_mark(op->lun, j->dev, MARK_TAINTED);
 	if (op->lun->holder == NO_PATH)
 		op->lun->holder = 0; /* it may reserve */
+	if (!keeps_key(&j->rq))
+		set_mark(op->lun, j->dev, MARK_TAINTED);
+}
+
+static void
+mute(struct op *op, dev_t dev)
+{
+	int i;
+
+	for (i = 0; i < op->map.n; i++)
+		if (op->map.paths[i].dev == dev)
+			op->map.paths[i].mute = 1;
 }
 
 /* Send until each job has a verdict. Their order changes. */
@@ -360,12 +451,14 @@ settle(struct op *op, struct job *jobs, int n, int patience)
 		    patience < left ? patience : (int)left);
 		pause = 0;
 		for (i = 0; i < n;) {
-			if (again(&jobs[i], &pause)) {
+			if (again(op, &jobs[i], &pause)) {
 				i++;
 				continue;
 			}
 			if (jobs[i].verdict == LOST)
 				taint(op, &jobs[i]);
+			if (jobs[i].verdict <= LOST)
+				mute(op, jobs[i].dev);
 			j = jobs[i];
 			jobs[i] = jobs[--n];
 			jobs[n] = j;
@@ -538,10 +631,12 @@ static uint8_t
 aptpl(struct op *op)
 {
 	struct lun *lun = op->lun;
+	int i;
 
-	if (lun->aptpl == APTPL_UNKNOWN && ask(op, REPORT_CAPABILITIES) == 0 &&
-	    op->got >= CAPABILITIES_LEN)
-		lun->aptpl = op->buf[3] & PTPL_A ? APTPL_ON : APTPL_OFF;
+	for (i = 0; i < ROUNDS_MAX && lun->aptpl == APTPL_UNKNOWN; i++)
+		if (ask(op, REPORT_CAPABILITIES) == 0 &&
+		    op->got >= CAPABILITIES_LEN)
+			return op->buf[3] & PTPL_A ? APTPL : 0; /* now */
 	return lun->aptpl == APTPL_ON ? APTPL : 0;
 }
 
@@ -604,6 +699,24 @@ drain(struct op *op)
 	send_all(op, n, &rq);
 }
 
+static int
+is_clean(struct op *op, dev_t dev)
+{
+	return mark_of(op->lun, dev) == MARK_CLEAN;
+}
+
+/*
+ * Is this path not as it should be? Where no key is wanted, one of which
+ * nothing is known is left alone.
+ */
+static int
+astray(struct op *op, dev_t dev)
+{
+	int mark = mark_of(op->lun, dev);
+
+	return mark != MARK_CLEAN && (op->lun->key || mark != MARK_NONE);
+}
+
 /* The canary */
 
 /*
@@ -625,9 +738,7 @@ believed(struct op *op, dev_t dev)
 	v = probe(op, dev, op->key);
 	if (v != CONFLICT) {
 		/* Only the holder may reserve again, whatever path that is. */
-		if (op->ours && op->action == RESERVE)
-			return dev == op->lun->holder;
-		return v > LOST;
+		return v > LOST && !(op->ours && op->action == RESERVE);
 	}
 	trace_step(dev, "does not hold the key: another path may");
 	if (mark == MARK_CLEAN && op->key == op->was) {
@@ -658,14 +769,20 @@ took_effect(struct op *op, dev_t dev)
 			(op->sa_key && op->sa_key != op->was));
 	case RESERVE:
 		/* Another node with our key may have reserved, too. */
+		if (op->key != op->was)
+			return 0;
 		if (read_reservation(op, &key, &type) != 1 ||
 		    type != (op->rq->cdb[2] & TYPE_MASK) ||
 		    (!all_hold(type) && key != op->key))
 			return 0;
 		return (op->ours == 0 && !all_hold(type)) || proven(op);
-	case CLEAR: return op->listed > 0 && count_key(op, 0) == 0;
+	case CLEAR:
+		return op->key == op->was && op->listed > 0 &&
+		    count_key(op, 0) == 0;
 	case PREEMPT:
 	case PREEMPT_AND_ABORT:
+		if (op->key != op->was)
+			return 0;
 		if (!op->self)
 			return op->listed > 0 && count_key(op, op->sa_key) == 0;
 		/* The sender's own is left, or none. */
@@ -698,7 +815,7 @@ adopt_key(struct op *op, dev_t dev)
 	    op->action != PREEMPT_AND_ABORT)
 		return;
 	if (lun->key != op->key)
-		lun->n = 0;
+		drop_marks(lun);
 	lun->key = op->key;
 	set_mark(lun, dev, MARK_CLEAN);
 }
@@ -735,7 +852,16 @@ lost_key(struct op *op)
 	    (unsigned long long)op->was);
 	op->lun->key = op->was = 0;
 	op->lun->holder = 0;
-	op->lun->n = 0;
+	drop_marks(op->lun);
+}
+
+/* For a path that missed a change a wrong key may be right. */
+static int
+outdated(struct op *op, dev_t dev)
+{
+	int mark = mark_of(op->lun, dev);
+
+	return mark > MARK_CLEAN || (op->was && mark == MARK_NONE);
 }
 
 /*
@@ -746,24 +872,30 @@ static int
 canary(struct op *op)
 {
 	int i, v, found = AWAY;
-	dev_t dev, unsure = 0;
+	dev_t dev;
 
 	op->lost = op->verified = 0;
+	op->unsure = 0;
 	for (i = 0; i < op->map.n && found < FINAL; i++) {
 		dev = op->map.paths[i].dev;
+		if (op->key != op->was && outdated(op, dev))
+			continue;
+		/* Those that had it for sure are the ones to be believed. */
+		if (op->lost && !is_clean(op, dev))
+			continue;
 		v = send_guest(op, i);
 		if (v >= found) {
 			found = v;
 			*op->rp = op->last;
 		}
 		if (v == LOST)
-			unsure = dev;
+			op->unsure = dev;
 		if (v == CONFLICT && believed(op, dev))
 			break;
 	}
-	if (found != DONE && unsure && took_effect(op, unsure)) {
+	if (found != DONE && op->unsure && took_effect(op, op->unsure)) {
 		op->verified = 1;
-		op->canary = unsure;
+		op->canary = op->unsure;
 		return good(op);
 	}
 	if (i == op->map.n && op->lost)
@@ -777,8 +909,12 @@ canary(struct op *op)
 static void
 missed(struct op *op, dev_t dev)
 {
+	int mark = mark_of(op->lun, dev);
+
 	trace_step(dev, "missed the change");
-	if (mark_of(op->lun, dev) != MARK_TAINTED)
+	if (op->same && mark_of(&op->before, dev) == MARK_CLEAN)
+		set_mark(op->lun, dev, MARK_CLEAN); /* it missed nothing */
+	else if (mark != MARK_TAINTED && mark != MARK_GONE)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
 }
 
@@ -793,18 +929,135 @@ begin(struct op *op, uint64_t sa_key)
 	int i;
 
 	lun->key = sa_key;
-	for (i = 0; i < op->map.n; i++)
-		drop_mark(lun, op->map.paths[i].dev);
+	lun->changing = 0;
+	lun->ghosts = 0;
 	for (i = 0; i < lun->n; i++)
-		missed(op, lun->marks[i].dev);
+		if (lun->marks[i].mark != MARK_TAINTED)
+			lun->marks[i].mark = sa_key ? MARK_SET : MARK_CLEAR;
+	for (i = 0; i < op->map.n; i++)
+		if (mark_of(lun, op->map.paths[i].dev) != MARK_TAINTED)
+			set_mark(lun, op->map.paths[i].dev,
+			    sa_key ? MARK_NONE : MARK_CLEAR);
 	if (op->canary)
 		set_mark(lun, op->canary, MARK_CLEAN);
+	state_save(lun);
+}
+
+/* Paths that device-mapper must not use meanwhile */
+
+/* Is there another path for the guest's I/O, registered and in use? */
+static int
+spare(struct op *op, dev_t but)
+{
+	const struct path *p;
+
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++)
+		if (p->dev != but && p->active && !p->mute &&
+		    is_clean(op, p->dev))
+			return 1;
+	return 0;
+}
+
+/*
+ * A write through a path that lacks the key would be refused, and dm would
+ * hand that to the guest. So it is told to leave such paths alone, as long as
+ * there is another one. What was told is written down first.
+ */
+static void
+gate(struct op *op)
+{
+	struct path *p;
+	int n = 0;
+
+	if (op->lun->key == 0)
+		return;
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++)
+		if (p->active && !is_clean(op, p->dev) && spare(op, p->dev))
+			n += mark_for(op->lun, p->dev)->failed = 1;
+	if (n == 0)
+		return;
+	state_save(op->lun);
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
+		if (!p->active || !mark_for(op->lun, p->dev)->failed)
+			continue;
+		trace_step(p->dev, "not to be used");
+		p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+	}
+}
+
+/* Put a path first that the guest's I/O can have alone, if there is one. */
+static int
+sender_first(struct op *op)
+{
+	struct path p;
+	int i;
+
+	for (i = 0; i < op->map.n; i++) {
+		p = op->map.paths[i];
+		if (!p.active || !is_clean(op, p.dev) ||
+		    probe(op, p.dev, op->key) != DONE)
+			continue;
+		op->map.paths[i] = op->map.paths[0];
+		op->map.paths[0] = p;
+		return 1;
+	}
+	return 0;
+}
+
+/*
+ * A PREEMPT of our own key removes the siblings for a while: no write shall be
+ * on its way through them, nor on a queue.
+ */
+static void
+gate_siblings(struct op *op)
+{
+	int64_t end = now() + IDLE_TIME;
+	struct path *p, *last = op->map.paths + op->map.n;
+	int i, sender = sender_first(op);
+
+	for (i = 0; i < op->lun->n; i++)
+		if (op->lun->marks[i].mark != MARK_TAINTED)
+			op->lun->marks[i].mark = MARK_SET;
+	for (p = op->map.paths + 1; sender && p < last; p++)
+		if (p->active)
+			mark_for(op->lun, p->dev)->failed = 1;
+	state_save(op->lun);
+	if (!sender)
+		return;
+	for (p = op->map.paths + 1; p < last; p++)
+		if (p->active)
+			p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+	for (p = op->map.paths + 1; p < last; p++)
+		while (path_busy(p->dev) && now() < end)
+			wait_until(now() + PAUSE_MIN);
+}
+
+/*
+ * Only what we failed ourselves is reinstated: when it is as it should be, or
+ * when there is nothing else to use.
+ */
+static void
+ungate(struct op *op)
+{
+	struct mark *m;
+	int i;
+
+	for (i = 0; i < op->lun->n; i++) {
+		m = &op->lun->marks[i];
+		if (!m->failed ||
+		    (op->lun->key && m->mark != MARK_CLEAN &&
+			spare(op, m->dev)))
+			continue;
+		trace_step(m->dev, "to be used again");
+		if (dm_use_path(&op->map, m->dev, 1) == 0)
+			m->failed = 0;
+	}
 }
 
 enum { BROUGHT, REFUSED, PREEMPTED };
 
 /* Steps to bring a sibling to a key, each for those that need it. */
-enum { ASK_FOR, LOOK_AT, FORCE, STEPS };
+enum { ASK_FOR, LOOK_AT, FORCE };
 
 /*
  * Which siblings need the next step? Those come first: how many. One that
@@ -819,7 +1072,8 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 
 	while (i < n) {
 		j = &op->jobs[i];
-		if ((step < FORCE && j->verdict == CONFLICT) ||
+		if (j->verdict == WAS_REMOVED ||
+		    (step < FORCE && j->verdict == CONFLICT) ||
 		    (step == ASK_FOR && j->verdict <= LOST &&
 			j->how != SG_SILENT)) {
 			i++;
@@ -836,6 +1090,7 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 			missed(op, j->dev);
 		} else {
 			trace_step(j->dev, "refuses the key");
+			missed(op, j->dev);
 			*op->rp = j->rp;
 			*result = REFUSED;
 		}
@@ -845,44 +1100,123 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 }
 
 /*
- * Bring all siblings, or only those that are new, from one key to another by
+ * Does the canary still have the key? If there is none: is the key listed
+ * as often as we have registered it? The paths that have just got it may be
+ * all that is left.
+ */
+static int
+still_there(struct op *op)
+{
+	int n, v, known = recorded(op->lun);
+
+	op->reset = 0;
+	if (op->canary) {
+		known += !is_clean(op, op->canary);
+		v = probe(op, op->canary, op->lun->key);
+		if (v == DONE || v == CONFLICT)
+			return v;
+	}
+	n = count_key(op, op->lun->key);
+	if (n >= known)
+		return DONE;
+	/* The count was right when it was asked for: so it was removed since */
+	return n == 0 || (n > 0 && !op->canary) ? CONFLICT : LOST;
+}
+
+/*
+ * Has another node removed the old key, where it was, before it changed? Then
+ * a unit attention has told of it; without one, the path has lost it itself.
+ */
+static int
+taken(struct op *op, int n, uint64_t key)
+{
+	dev_t devs[PATHS_MAX];
+	int i;
+
+	for (i = 0; i < n; i++)
+		devs[i] = op->jobs[i].dev;
+	for (i = 0; i < n && op->action == REGISTER && op->reset; i++)
+		if (op->before.key == key &&
+		    mark_of(&op->before, devs[i]) == MARK_CLEAN &&
+		    probe(op, devs[i], 0) == DONE)
+			return 1;
+	return 0;
+}
+
+static void
+make_step(struct op *op, struct request *rq, uint8_t params[PARAMS_LEN],
+    int step, int action, uint64_t key, uint64_t sa_key)
+{
+	switch (step) {
+	case ASK_FOR: make_out(op, rq, params, action, 0, key, sa_key); break;
+	case LOOK_AT:
+		make_out(op, rq, params, REGISTER, 0, sa_key, sa_key);
+		break;
+	default:
+		make_out(op, rq, params, REGISTER_AND_IGNORE, 0, 0, sa_key);
+		break;
+	}
+}
+
+/* Take the n paths of jobs through the steps; how many could not be. */
+static int
+take_steps(struct op *op, int n, int action, uint64_t key, uint64_t sa_key,
+    int *result)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int blind, step = ASK_FOR, rounds = 0;
+
+	while (n > 0 && rounds < FORCES_MAX) {
+		make_step(op, &rq, params, step, action, key, sa_key);
+		if (step == FORCE && key && key != sa_key &&
+		    taken(op, n, key)) {
+			op->gone = 1;
+			*result = PREEMPTED;
+			break;
+		}
+		blind = sa_key &&
+		    (step == FORCE ||
+			(step == ASK_FOR && (!key || action != REGISTER)));
+		if (blind && (step == FORCE || op->reset) &&
+		    still_there(op) != DONE)
+			break;
+		op->blind = blind;
+		send_all(op, n, &rq);
+		op->blind = 0;
+		n = sift(op, n, step, sa_key, result);
+		rounds += step == FORCE;
+		step = step == FORCE ? LOOK_AT : step + 1;
+	}
+	return n;
+}
+
+/*
+ * Bring the siblings that are not as they should be from one key to another by
  * a REGISTER or a REGISTER AND IGNORE EXISTING KEY. A sibling that conflicts
  * has the new key already, or a stale one; or our own was preempted.
  */
 static int
-bring(struct op *op, int action, uint64_t key, uint64_t sa_key, int only_new)
+bring(struct op *op, int action, uint64_t key, uint64_t sa_key)
 {
-	uint8_t params[PARAMS_LEN];
-	struct request rq;
-	dev_t dev;
-	int i, n = 0, asked, step, result = BROUGHT;
+	dev_t dev, asked[PATHS_MAX];
+	int i, n, all = 0, v = DONE, result = BROUGHT;
 
 	for (i = 0; i < op->map.n; i++) {
 		dev = op->map.paths[i].dev;
-		if (dev != op->canary &&
-		    (!only_new || !find_mark(op->lun, dev)))
-			op->jobs[n++].dev = dev;
+		if (dev != op->canary && astray(op, dev))
+			op->jobs[all].dev = asked[all] = dev, all++;
 	}
-	asked = n;
-	for (step = ASK_FOR; step < STEPS && n > 0; step++) {
-		if (step == FORCE && sa_key &&
-		    probe(op, op->canary, sa_key) == CONFLICT)
-			break;
-		if (step == ASK_FOR)
-			make_out(op, &rq, params, action, 0, key, sa_key);
-		else if (step == LOOK_AT)
-			make_out(op, &rq, params, REGISTER, 0, sa_key, sa_key);
-		else
-			make_out(
-			    op, &rq, params, REGISTER_AND_IGNORE, 0, 0, sa_key);
-		send_all(op, n, &rq);
-		n = sift(op, n, step, sa_key, &result);
-	}
+	n = take_steps(op, all, action, key, sa_key, &result);
 	while (n > 0)
 		missed(op, op->jobs[--n].dev);
-	if (asked && sa_key && probe(op, op->canary, sa_key) == CONFLICT)
-		return PREEMPTED;
-	return result;
+	if (all && sa_key)
+		v = still_there(op);
+	/* Those that have it may be all that is left of it: look again. */
+	for (i = 0; i < all && v == LOST; i++)
+		if (is_clean(op, asked[i]))
+			set_mark(op->lun, asked[i], MARK_TAINTED);
+	return v == CONFLICT ? PREEMPTED : result;
 }
 
 /* The siblings give up the key; a path that missed that may hold on. */
@@ -890,11 +1224,30 @@ static void
 clear_all(struct op *op, int action, uint64_t key)
 {
 	begin(op, 0);
-	bring(op, action, key, 0, 0);
-	if (marked(op->lun, MARK_CLEAN) == op->lun->n)
+	bring(op, action, key, 0);
+	if (op->was && recorded(op->lun) == op->lun->n)
 		op->lun->holder = NO_PATH;
 	else if (mark_of(op->lun, op->lun->holder) == MARK_CLEAN)
 		op->lun->holder = 0;
+}
+
+/* Does a path that kept its old key have it no more? */
+static int
+was_removed(struct op *op, uint64_t old)
+{
+	dev_t dev;
+	int i, v;
+
+	for (i = 0; i < op->map.n && op->before.key == old; i++) {
+		dev = op->map.paths[i].dev;
+		if (mark_of(&op->before, dev) != MARK_CLEAN ||
+		    is_clean(op, dev) || mark_of(op->lun, dev) == MARK_TAINTED)
+			continue;
+		v = probe(op, dev, old);
+		if (v == DONE || v == CONFLICT)
+			return v == CONFLICT;
+	}
+	return 0;
 }
 
 /*
@@ -905,26 +1258,35 @@ static void
 retreat(struct op *op, int preempted)
 {
 	uint64_t old = op->action == REGISTER ? op->key : op->was;
-	dev_t dev;
-	int i, v;
+	const struct reply rp = *op->rp;
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int i, clean, n = 0, result = BROUGHT;
 
-	if (preempted)
-		old = 0;
 	op->end += UNDO_TIME;
+	if (preempted || op->gone || (old && was_removed(op, old)))
+		old = 0;
 	op->lun->key = old;
+	op->lun->old = op->sa_key;
+	op->lun->changing = old != 0;
 	for (i = 0; i < op->map.n; i++) {
-		dev = op->map.paths[i].dev;
-		if (mark_of(op->lun, dev) != MARK_CLEAN)
+		clean = is_clean(op, op->map.paths[i].dev);
+		missed(op, op->map.paths[i].dev);
+		if (!clean)
 			continue;
-		trace_step(
-		    dev, preempted ? "must not keep the key" : "rolled back");
-		v = register_on(op, dev, REGISTER, op->sa_key, old);
-		if (v == DONE || (v == CONFLICT && preempted))
-			continue;
-		missed(op, dev);
-		warn("%s: path %u:%u could not be rolled back", op->map.wwid,
-		    major(dev), minor(dev));
+		op->jobs[n++].dev = op->map.paths[i].dev;
+		trace_step(op->map.paths[i].dev,
+		    preempted ? "must not keep the key" : "rolled back");
 	}
+	state_save(op->lun);
+	make_out(op, &rq, params, REGISTER, 0, op->sa_key, old);
+	send_all(op, n, &rq);
+	sift(op, n, FORCE, old, &result);
+	/* As long as no path has the old one, either may be the guest's. */
+	op->lun->changing = old && marked(op->lun, MARK_CLEAN) == 0;
+	*op->rp = rp;
+	if (marked(op->lun, MARK_CLEAN) < n)
+		warn("%s: not all paths could be rolled back", op->map.wwid);
 }
 
 /* Paths that came while we were busy get the key, too. */
@@ -937,11 +1299,11 @@ catch_up(struct op *op)
 		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
 			break;
 		for (i = 0; i < op->map.n; i++)
-			if (!find_mark(op->lun, op->map.paths[i].dev))
+			if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
 				break;
 		if (i == op->map.n)
 			break;
-		r = bring(op, REGISTER, 0, op->sa_key, 1);
+		r = bring(op, REGISTER, 0, op->sa_key);
 	}
 	return r == PREEMPTED ? r : BROUGHT;
 }
@@ -979,7 +1341,7 @@ static int
 proven(struct op *op)
 {
 	return op->key == op->lun->key && !op->lost &&
-	    count_key(op, op->key) == marked(op->lun, MARK_CLEAN);
+	    count_key(op, op->key) == recorded(op->lun);
 }
 
 static void
@@ -1002,9 +1364,17 @@ static int
 holder_away(struct op *op)
 {
 	dev_t dev = op->lun->holder;
+	int i = 0, v;
 
-	if (dev == NO_PATH || (dev && probe(op, dev, op->key) > LOST))
+	if (dev == NO_PATH)
 		return 0;
+	while (i < op->map.n && op->map.paths[i].dev != dev)
+		i++;
+	if (dev && i < op->map.n) {
+		v = probe(op, dev, op->key);
+		if (v > LOST && v != CONFLICT)
+			return 0; /* else it is another nexus by now */
+	}
 	return proven(op);
 }
 
@@ -1017,7 +1387,7 @@ holder_away(struct op *op)
 static void
 lay_ghosts(struct op *op, int before, int known)
 {
-	int left = known - marked(op->lun, MARK_CLEAN), held, type;
+	int left = known - recorded(op->lun), held, type;
 
 	if (op->was == 0 || op->was == op->sa_key || left <= 0)
 		return;
@@ -1038,25 +1408,71 @@ lay_ghosts(struct op *op, int before, int known)
 	drain(op);
 }
 
-static int
-register_key(struct op *op)
+/*
+ * The guest's key is to change. Who comes after us, if we are killed, shall
+ * know both the new one and the old one.
+ */
+static void
+announce(struct op *op, uint64_t sa_key)
 {
-	struct lun *lun = op->lun;
-	uint8_t was_aptpl = lun->aptpl;
-	int v, r, known = marked(lun, MARK_CLEAN), before = 0;
+	int i;
 
-	if (op->was && op->was != op->sa_key)
-		before = count_key(op, op->was);
-	v = canary(op);
-	if (v != DONE)
-		return v;
-	lun->aptpl = guest_aptpl(op);
-	if (op->action == REGISTER && op->key == 0)
-		none_holds(lun);
-	begin(op, op->sa_key);
-	r = bring(op, op->action, op->key, op->sa_key, 0);
+	op->before = *op->lun;
+	if (op->action == REGISTER && op->key == sa_key && op->was == sa_key)
+		return;
+	for (i = 0; i < op->map.n && op->was && !sa_key; i++)
+		if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
+			set_mark(op->lun, op->map.paths[i].dev, MARK_CLEAR);
+	if (!op->lun->changing)
+		op->lun->old = op->was;
+	op->lun->key = sa_key;
+	op->lun->changing = 1;
+	state_save(op->lun);
+}
+
+/* It does not change; or without an answer: heal() will find out. */
+static void
+refused(struct op *op, int v)
+{
+	if (v == LOST) {
+		doubt(op);
+		return;
+	}
+	op->lun->key = op->was;
+	op->lun->old = op->before.old;
+	op->lun->changing = op->was ? op->before.changing : 0;
+}
+
+/*
+ * The key that the guest has, once more, and it is still there: then a path
+ * that cannot be reached has it, too.
+ */
+static int
+registers_again(struct op *op)
+{
+	dev_t first = op->map.paths[0].dev;
+
+	return op->was && op->sa_key == op->was && op->key == op->was &&
+	    op->lun->aptpl == guest_aptpl(op) && is_clean(op, first) &&
+	    probe(op, first, op->was) == DONE;
+}
+
+static void
+keep_absent(struct op *op)
+{
+	int i;
+
+	op->lun->ghosts = op->before.ghosts;
+	for (i = 0; i < op->before.n; i++)
+		if (op->before.marks[i].mark == MARK_GONE)
+			set_mark(op->lun, op->before.marks[i].dev, MARK_GONE);
+}
+
+/* The first path has the new key; and the others? */
+static int
+registered(struct op *op, int r, int before, int known)
+{
 	if (r == REFUSED) {
-		lun->aptpl = was_aptpl;
 		retreat(op, 0);
 		return FINAL;
 	}
@@ -1073,20 +1489,80 @@ register_key(struct op *op)
 }
 
 static int
+register_key(struct op *op)
+{
+	struct lun *lun = op->lun;
+	uint8_t was_aptpl = lun->aptpl;
+	int v, r, same, known = recorded(lun), before = -1;
+
+	op->reset = 0;
+	if (op->was && op->was != op->sa_key)
+		before = count_key(op, op->was);
+	/* Who removes one of a key removes them all. */
+	op->gone = before >= 0 && before < known;
+	same = registers_again(op);
+	op->before = *lun;
+	if (!same)
+		announce(op, op->sa_key);
+	v = canary(op);
+	if (v != DONE) {
+		if (!same)
+			refused(op, v);
+		return v;
+	}
+	same = same && !op->reset && is_clean(op, op->canary);
+	lun->aptpl = guest_aptpl(op);
+	if (op->reset && op->was && op->was != op->sa_key &&
+	    count_key(op, op->was) == 0)
+		op->gone = 1;
+	if (op->action == REGISTER && op->key == 0)
+		none_holds(lun);
+	begin(op, op->sa_key);
+	if (same)
+		keep_absent(op);
+	op->same = same;
+	r = bring(op, op->action, op->key, op->sa_key);
+	op->same = 0;
+	if (r == REFUSED)
+		lun->aptpl = was_aptpl;
+	return registered(op, r, before, known);
+}
+
+static int
 unregister(struct op *op)
 {
-	int v, type;
+	int i, v, type;
 
-	if (held_by(op, op->key, &type) == 1 && holder_away(op))
-		move_holder(op, type);
+	for (i = 0; i < ROUNDS_MAX; i++)
+		if (held_by(op, op->key, &type) < 1 || !holder_away(op) ||
+		    !move_holder(op, type))
+			break;
 	/* The holder's end is what the others are told of. */
 	holder_first(op);
+	announce(op, 0);
 	v = canary(op);
-	if (v != DONE)
+	if (v != DONE) {
+		refused(op, v);
 		return v;
+	}
 	clear_all(op, op->action, op->key);
 	drain(op);
 	return good(op);
+}
+
+/*
+ * Who comes after us shall not trust what a command is about to change: the
+ * holder, and with some our keys.
+ */
+static void
+save_unsure(struct op *op, int keys)
+{
+	op->before = *op->lun;
+	op->lun->holder = 0;
+	if (keys)
+		doubt(op);
+	state_save(op->lun);
+	*op->lun = op->before;
 }
 
 static int
@@ -1097,6 +1573,7 @@ reserve(struct op *op)
 	op->ours = held_by(op, op->key, &held);
 	if (op->ours)
 		holder_first(op);
+	save_unsure(op, 0);
 	v = canary(op);
 	if (v != DONE)
 		return v < FINAL && op->ours == 1 && held == type &&
@@ -1132,9 +1609,9 @@ release_held(struct op *op)
 		if (v == DONE || v == LOST) {
 			held = held_by(op, op->key, &type);
 			op->canary = v == DONE ? op->map.paths[i].dev : 0;
-			if (held == 0)
+			if (held == 0 && (v == DONE || !all_hold(type)))
 				return good(op);
-			if (held < 0) {
+			if (held < 1) {
 				v = LOST;
 				proto_sense(&rp, IO_TERMINATED);
 			}
@@ -1154,7 +1631,7 @@ release_held(struct op *op)
 	/* No path of ours holds it: another node has the same key. */
 	for (i = n = 0; i < op->map.n; i++)
 		n += mark_of(op->lun, op->map.paths[i].dev) != MARK_NONE;
-	if (n == op->lun->n)
+	if (n == op->lun->n && op->lun->ghosts == 0)
 		return good(op);
 	/* Or one that the map has no more. */
 	proto_sense(op->rp, LU_COMM_FAILURE);
@@ -1180,6 +1657,22 @@ release_lost(struct op *op, int was_held)
 	return LOST;
 }
 
+/* Who holds it is not known, and only that one sees that a key is wrong. */
+static int
+release_wrong(struct op *op)
+{
+	int i, v;
+
+	for (i = 0; i < op->map.n; i++) {
+		v = send_to(op, op->map.paths[i].dev, op->rq, PATIENCE);
+		if (v == CONFLICT) {
+			*op->rp = op->last;
+			return v;
+		}
+	}
+	return good(op);
+}
+
 static int
 release(struct op *op)
 {
@@ -1190,6 +1683,9 @@ release(struct op *op)
 		/* Not ours. But the holder knows a wrong key when he sees it */
 		holder_first(op);
 		v = canary(op);
+		if (v == DONE && op->key != op->lun->key && !op->lun->holder &&
+		    held_by(op, op->lun->key, &type) == 1)
+			v = release_wrong(op);
 	} else {
 		v = release_held(op);
 		if (v <= LOST)
@@ -1202,29 +1698,20 @@ release(struct op *op)
 	return v;
 }
 
-/* A command that removes our keys, too, may have been executed. */
-static void
-doubt(struct op *op)
-{
-	int i;
-
-	for (i = 0; i < op->lun->n; i++)
-		op->lun->marks[i].mark = MARK_TAINTED;
-}
-
 static int
 clear(struct op *op)
 {
 	int v;
 
 	op->listed = count_key(op, op->key);
+	save_unsure(op, 1);
 	v = canary(op);
-	if (v == LOST)
+	if (v != DONE && op->unsure)
 		doubt(op);
 	if (v == DONE) {
 		op->lun->key = 0;
 		op->lun->holder = NO_PATH;
-		op->lun->n = 0;
+		drop_marks(op->lun);
 		drain(op);
 	}
 	return v;
@@ -1249,9 +1736,9 @@ restore_siblings(struct op *op)
 	}
 	op->sa_key = op->key;
 	begin(op, op->key);
-	if (v != DONE)
+	if (v != DONE && n != 1)
 		set_mark(op->lun, op->canary, MARK_TAINTED);
-	r = bring(op, REGISTER, 0, op->key, 0);
+	r = bring(op, REGISTER, 0, op->key);
 	if (r == PREEMPTED)
 		retreat(op, 1);
 	else if (r == REFUSED)
@@ -1268,15 +1755,17 @@ static int
 wiped(struct op *op, int v, uint32_t generation)
 {
 	uint64_t key;
-	int type, n = count_key(op, op->key);
+	int i, type, n = -1;
 
+	for (i = 0; i < ROUNDS_MAX && n < 0; i++)
+		n = count_key(op, op->key);
 	if (n < 0)
 		doubt(op);
 	if (n == 0 && op->listed > 1 &&
 	    op->generation - generation == (uint32_t)op->listed &&
 	    read_reservation(op, &key, &type) == 0)
 		return 1;
-	if (n == 0 && v != DONE)
+	if (n == 0 && v != DONE && op->was)
 		lost_key(op);
 	return 0;
 }
@@ -1302,7 +1791,7 @@ rebuild(struct op *op)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
 	if (v == DONE && !all_hold(type))
 		op->lun->holder = op->canary;
-	if (bring(op, REGISTER, 0, op->key, 0) == PREEMPTED)
+	if (bring(op, REGISTER, 0, op->key) == PREEMPTED)
 		retreat(op, 1);
 	return v == DONE ? good(op) : CONFLICT;
 }
@@ -1317,24 +1806,34 @@ preempt(struct op *op)
 	held = read_reservation(op, &key, &type);
 	ours = held == 1 && !all_hold(type) && key == op->key;
 	/* Key 0: all others, if all hold it, and nothing else. */
-	op->self = op->key == op->sa_key ||
+	op->self = (op->key && op->key == op->sa_key) ||
 	    (op->sa_key == 0 && (held < 0 || all_hold(type)));
+	if (op->self) {
+		holder_first(op);
+		if (op->key && op->key == op->was)
+			gate_siblings(op);
+	}
 	op->listed = count_key(op, op->self ? op->key : op->sa_key);
 	generation = op->generation;
-	if (op->self)
-		holder_first(op);
 	known = op->was == 0 || op->key == op->was;
+	save_unsure(op, op->self);
 	v = canary(op);
 	if (op->self && known && v > AWAY && v != FINAL &&
-	    wiped(op, v, generation))
+	    (v != DONE || op->verified) && wiped(op, v, generation))
 		return rebuild(op);
-	if (v == LOST) {
+	if (v != DONE && op->unsure) {
 		op->lun->holder = 0;
 		if (op->self)
 			doubt(op);
 	}
-	if (v != DONE)
+	if (v != DONE) {
+		if (op->self && unclean(op))
+			heal_aside(op);
 		return v;
+	}
+	/* Only where all hold it is GOOD the answer to that. */
+	if (op->sa_key == 0)
+		op->self = 1;
 	if (op->self || !ours) {
 		known = op->self || held >= 0;
 		held = read_reservation(op, &key, &type);
@@ -1382,7 +1881,7 @@ cleanup(struct op *op)
 {
 	op->canary = 0;
 	clear_all(op, REGISTER_AND_IGNORE, 0);
-	return marked(op->lun, MARK_CLEAN) > 0 ? good(op) : AWAY;
+	return recorded(op->lun) > 0 ? good(op) : AWAY;
 }
 
 /* One command of the guest */
@@ -1439,6 +1938,379 @@ sort_paths(struct op *op)
 	}
 }
 
+/* Paths that returned */
+
+/* Is there a path of the map that is not as it should be? */
+static int
+unclean(struct op *op)
+{
+	int i;
+
+	if (op->lun->changing || op->lun->loaded)
+		return 1;
+	for (i = 0; i < op->lun->n; i++)
+		if (op->lun->marks[i].failed)
+			return 1;
+	for (i = 0; i < op->map.n; i++)
+		if (astray(op, op->map.paths[i].dev))
+			return 1;
+	return 0;
+}
+
+/* Ask the siblings that have the key whether it is still registered. */
+static int
+ask_siblings(struct op *op)
+{
+	int i, v, found = AWAY;
+	dev_t dev;
+
+	for (i = 0; i < op->map.n && found != DONE; i++) {
+		dev = op->map.paths[i].dev;
+		if (!is_clean(op, dev))
+			continue;
+		v = probe(op, dev, op->key);
+		if (v == CONFLICT)
+			set_mark(op->lun, dev, MARK_SET);
+		if (v == DONE)
+			op->canary = dev;
+		if (v == DONE || v == CONFLICT)
+			found = v;
+	}
+	return found;
+}
+
+/*
+ * No path that has the key can be reached. It was preempted if the target
+ * does not list it; it is ours, if it is listed as often as it should be.
+ */
+static int
+ask_alone(struct op *op)
+{
+	int n;
+
+	op->reset = 0;
+	n = count_key(op, op->key);
+	if (n == 0)
+		return CONFLICT;
+	if (n > 0 && n == recorded(op->lun) &&
+	    marked(op->lun, MARK_TAINTED) == 0)
+		return DONE;
+	return AWAY;
+}
+
+/*
+ * The key was removed by another node while paths were away, and must never
+ * be registered again. Or it never came to be, since we were killed.
+ */
+static void
+renounce(struct op *op)
+{
+	struct lun *lun = op->lun;
+	int i;
+
+	if (lun->changing && lun->old) {
+		lun->key = op->key = lun->old;
+		lun->changing = 0;
+		lun->old = 0;
+		return;
+	}
+	lost_key(op);
+	op->key = 0;
+	for (i = 0; i < op->map.n; i++)
+		set_mark(lun, op->map.paths[i].dev, MARK_CLEAR);
+	state_save(lun);
+}
+
+/*
+ * Can one of the paths that are not clean be reached by now? It is not enough
+ * for a path to have the key: it may have got it late. *holding: one of
+ * those that have it, *holds.
+ */
+static int
+reachable(struct op *op, dev_t *holding, int *holds)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int i, n = 0, reached = 0;
+
+	*holding = 0;
+	*holds = 0;
+	make_out(op, &rq, params, REGISTER, 0, op->key, op->key);
+	for (i = 0; i < op->map.n; i++)
+		if (astray(op, op->map.paths[i].dev))
+			op->jobs[n++].dev = op->map.paths[i].dev;
+	send_all(op, n, &rq);
+	for (i = 0; i < n; i++) {
+		if (op->jobs[i].verdict == DONE) {
+			*holding = op->jobs[i].dev;
+			++*holds;
+		}
+		if (op->jobs[i].verdict == CONFLICT && op->key &&
+		    mark_of(op->lun, op->jobs[i].dev) == MARK_TAINTED)
+			set_mark(op->lun, op->jobs[i].dev, MARK_SET);
+		reached |= op->jobs[i].verdict > LOST;
+	}
+	return reached;
+}
+
+/*
+ * Is the key registered? DONE: op->canary has it; CONFLICT: no more. Paths
+ * that should have it, and cannot be asked, must be listed with it.
+ */
+static int
+ask_key(struct op *op, dev_t holding, int holds)
+{
+	int i, n, clean = marked(op->lun, MARK_CLEAN), v = ask_siblings(op);
+	int known = recorded(op->lun) + holds;
+
+	if (v != AWAY)
+		return v;
+	if (!holding)
+		return ask_alone(op);
+	n = clean > 0 ? count_key(op, op->key) : 0;
+	if (clean > 0 && n < clean + holds)
+		return AWAY;
+	for (i = 0; n > known && i < op->lun->n; i++)
+		if (op->lun->marks[i].mark == MARK_CLEAN)
+			op->lun->marks[i].mark = MARK_SET;
+	op->canary = holding;
+	set_mark(op->lun, holding, MARK_CLEAN);
+	return DONE;
+}
+
+/* A path that had the key when it went is another nexus if it has it not. */
+static void
+note_ghosts(struct op *op)
+{
+	dev_t dev;
+	int i;
+
+	for (i = 0; i < op->map.n; i++) {
+		dev = op->map.paths[i].dev;
+		if (mark_of(op->lun, dev) != MARK_GONE ||
+		    probe(op, dev, op->key) != CONFLICT)
+			continue;
+		trace_step(dev, "is another nexus");
+		set_mark(op->lun, dev, MARK_SET);
+		op->lun->ghosts++;
+		if (op->lun->holder == dev)
+			op->lun->holder = 0;
+	}
+}
+
+/*
+ * Bring the paths of the map that are not clean, and can be reached, to what
+ * the guest wants: its key, or none.
+ */
+static void
+heal_once(struct op *op)
+{
+	dev_t holding;
+	int holds, v = DONE;
+
+	op->canary = 0;
+	op->lost = 0;
+	op->key = op->sa_key = op->was = op->lun->key;
+	if (!reachable(op, &holding, &holds) && !op->suspect)
+		return;
+	op->suspect = 0;
+	if (op->key)
+		v = ask_key(op, holding, holds);
+	if (v == DONE && op->key) {
+		note_ghosts(op);
+		op->lun->changing = 0;
+		gate(op); /* only now a path has answered that can be used */
+		state_save(op->lun); /* who has it, before others get it */
+	}
+	if (v == CONFLICT)
+		renounce(op);
+	else if (v == DONE &&
+	    bring(op, op->key ? REGISTER : REGISTER_AND_IGNORE, 0, op->key) ==
+		PREEMPTED)
+		retreat(op, 1);
+}
+
+/*
+ * A path that a predecessor took for clean may have become another nexus when
+ * nobody looked. If none has the key, it was removed.
+ */
+static void
+verify(struct op *op)
+{
+	dev_t dev, bad[PATHS_MAX];
+	int i, v, n = 0, held = 0;
+
+	op->lun->loaded = 0;
+	for (i = 0; i < op->map.n && op->lun->key; i++) {
+		dev = op->map.paths[i].dev;
+		v = is_clean(op, dev) ? probe(op, dev, op->lun->key) : AWAY;
+		held |= v == DONE;
+		if (v == CONFLICT)
+			bad[n++] = dev;
+	}
+	op->suspect = n > 0 && !held;
+	for (i = 0; held && i < n; i++) {
+		set_mark(op->lun, bad[i], MARK_SET);
+		op->lun->ghosts++;
+		if (op->lun->holder == bad[i])
+			op->lun->holder = 0;
+	}
+}
+
+static void
+heal(struct op *op)
+{
+	const uint64_t key = op->lun->key;
+
+	if (op->lun->loaded && !op->lun->changing)
+		verify(op);
+	op->lun->loaded = 0;
+	/* A change was cut off anywhere in it, or got no answer. */
+	if (op->lun->changing) {
+		doubt(op);
+		op->lun->holder = 0;
+	}
+	heal_once(op);
+	if (op->lun->key != key)
+		heal_once(op);
+	if (marked(op->lun, MARK_CLEAN) > 0 || op->lun->key == 0)
+		op->lun->changing = 0;
+	ungate(op);
+}
+
+/* In the midst of a command of the guest. */
+static void
+heal_aside(struct op *op)
+{
+	const uint64_t key = op->key, sa_key = op->sa_key;
+	const struct reply rp = *op->rp;
+	const int action = op->action;
+
+	op->action = REGISTER;
+	heal(op);
+	*op->rp = rp;
+	op->action = action;
+	op->key = key;
+	op->sa_key = sa_key;
+}
+
+/* A path that is not in the map may come back as another nexus. */
+static void
+note_gone(struct op *op)
+{
+	struct mark *m;
+	int i, j;
+
+	for (i = 0; i < op->lun->n; i++) {
+		m = &op->lun->marks[i];
+		for (j = 0; j < op->map.n && op->map.paths[j].dev != m->dev;)
+			j++;
+		if (m->mark == MARK_CLEAN && j == op->map.n)
+			m->mark = MARK_GONE;
+	}
+}
+
+/* Which paths have this key? Those that have none, if it is 0. */
+static int
+find_key(struct op *op, uint64_t key)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int i, n = 0, found = 0;
+
+	make_out(op, &rq, params, REGISTER, 0, key, key);
+	for (i = 0; i < op->map.n; i++)
+		if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
+			op->jobs[n++].dev = op->map.paths[i].dev;
+	send_all(op, n, &rq);
+	for (i = 0; i < n; i++) {
+		if (op->jobs[i].verdict != DONE)
+			continue;
+		set_mark(op->lun, op->jobs[i].dev, key ? MARK_CLEAN : MARK_SET);
+		found++;
+	}
+	return found;
+}
+
+/*
+ * Nothing is remembered, but a predecessor may have registered the paths: with
+ * which of the keys that the target lists? One key, or we do not know.
+ */
+static void
+learn(struct op *op)
+{
+	uint64_t key, keys[PATHS_MAX];
+	int i, j, n = 0, distinct = 0;
+	uint32_t k;
+
+	if (count_key(op, 0) < 1)
+		return;
+	for (k = 0; k + KEY_LEN <= op->got - HEAD_LEN && n < PATHS_MAX;
+	     k += KEY_LEN) {
+		key = get64(op->buf + HEAD_LEN + k);
+		for (j = 0; j < n && keys[j] != key; j++)
+			;
+		if (j == n)
+			keys[n++] = key;
+	}
+	if (find_key(op, 0) < op->map.n)
+		for (i = 0; i < n; i++) {
+			if (find_key(op, keys[i]) == 0)
+				continue;
+			op->lun->key = keys[i];
+			distinct++;
+		}
+	if (distinct == 1)
+		return;
+	op->lun->key = 0;
+	op->lun->n = 0;
+}
+
+/* A unit that is remembered: 1 if one of its paths is to be looked at again. */
+static int
+look_at(const char *wwid)
+{
+	struct job jobs[PATHS_MAX];
+	uint8_t buf[DATA_MAX];
+	struct op op = {
+		.jobs = jobs,
+		.buf = buf,
+		.action = REGISTER,
+		.end = now() + MPATH_TIME - UNDO_TIME,
+	};
+	struct reply rp;
+	int r;
+
+	op.rp = &rp;
+	proto_status(&rp, GOOD);
+	if (!(op.lun = state_get(wwid)))
+		return 1;
+	r = dm_look(op.lun->map, &op.map);
+	if (r == DM_MAP && (op.map.n == 0 || strcmp(op.map.wwid, wwid) == 0)) {
+		note_gone(&op);
+		sort_paths(&op);
+		if (unclean(&op))
+			heal(&op);
+		r = unclean(&op);
+	} else {
+		r = r == DM_BUSY;
+	}
+	state_put(op.lun);
+	return r;
+}
+
+int
+mpath_look(void)
+{
+	char wwid[WWID_LEN];
+	int i = 0, marks = 0;
+
+	while (state_next(&i, wwid) == 0)
+		marks |= look_at(wwid);
+	/* Who has a unit in use may leave a mark that no event tells of. */
+	return marks || state_busy() ? MARKS_TIME : LOOK_TIME;
+}
+
 static int
 run_out(struct op *op)
 {
@@ -1451,7 +2323,18 @@ run_out(struct op *op)
 		[PREEMPT_AND_ABORT] = preempt,
 		[REGISTER_AND_IGNORE] = register_key,
 	};
+	int v;
 
+	if (op->lun->n == 0 && op->lun->key == 0 && !op->lun->changing)
+		learn(op);
+	/* A path that is not as it should be must not answer the guest. */
+	if (unclean(op) &&
+	    (op->lun->changing ||
+		(op->action != REGISTER_AND_IGNORE &&
+		    (op->action != REGISTER || op->key != 0)))) {
+		heal_aside(op);
+		sort_paths(op);
+	}
 	op->was = op->lun->key;
 	if (op->action == REGISTER_AND_IGNORE)
 		op->key = op->was; /* what the guest names does not count */
@@ -1464,7 +2347,16 @@ run_out(struct op *op)
 	if ((op->action == REGISTER || op->action == REGISTER_AND_IGNORE) &&
 	    op->sa_key == 0)
 		return unregister(op);
-	return commands[op->action](op);
+	v = commands[op->action](op);
+	if (v == AWAY && op->action == REGISTER && op->key == 0 &&
+	    unclean(op)) {
+		/* Perhaps the key that it has was removed, and that is why. */
+		heal_aside(op);
+		sort_paths(op);
+		op->was = op->lun->key;
+		v = commands[op->action](op);
+	}
+	return v;
 }
 
 static int
@@ -1482,8 +2374,12 @@ run_once(struct op *op)
 		proto_status(op->rp, BUSY);
 		return FINAL;
 	}
+	op->lun->map = op->map.dev;
+	note_gone(op);
 	sort_paths(op);
 	v = run_out(op);
+	gate(op);
+	ungate(op);
 	state_put(op->lun);
 	op->lun = NULL;
 	return v;
@@ -1492,7 +2388,11 @@ run_once(struct op *op)
 void
 mpath_run(const struct request *rq, struct reply *rp)
 {
+	struct job jobs[PATHS_MAX];
+	uint8_t buf[DATA_MAX];
 	struct op op = {
+		.jobs = jobs,
+		.buf = buf,
 		.rq = rq,
 		.rp = rp,
 		.action = rq->cdb[1] & ACTION_MASK,

@@ -88,6 +88,15 @@ path_size(dev_t dev)
 	return *p ? 0 : n;
 }
 
+int
+path_busy(dev_t dev)
+{
+	char buf[32];
+
+	return attribute(dev, "device/device_busy", buf, sizeof(buf)) == 0 &&
+	    number(buf) > 0;
+}
+
 /* The name of its node below /dev. */
 static int
 node_name(dev_t dev, char *buf, size_t size)

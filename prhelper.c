@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/time.h>
+#include <sys/un.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -75,7 +76,10 @@ static struct queue work = { .tail = &work.head };
 static struct queue refuse = { .tail = &refuse.head };
 static struct queue returned = { .tail = &returned.head };
 
-static const char *socket_path, *pid_path; /* ours to remove */
+/* Ours to remove; the directory only if it is empty. */
+static const char *socket_path, *pid_path;
+static char state_socket[sizeof(((struct sockaddr_un *)0)->sun_path) + 1],
+    state_dir[sizeof(state_socket) + sizeof(".state")];
 
 static void
 push(struct queue *q, struct client *c)
@@ -255,6 +259,16 @@ refuser(void *arg)
 {
 	(void)arg;
 	serve_queue(&refuse, &refuse_cond, 1);
+	return NULL;
+}
+
+/* For the units that are remembered: returning paths, and what was missed. */
+static void *
+watcher(void *arg)
+{
+	(void)arg;
+	while (!atomic_load(&stopping))
+		dm_wait(mpath_look());
 	return NULL;
 }
 
@@ -479,6 +493,9 @@ remove_files(void)
 	if (pid_path)
 		unlink(pid_path);
 	socket_path = pid_path = NULL;
+	/* Empty, or it stays; where there is a socket it has a successor. */
+	if (state_dir[0] && access(state_socket, F_OK) < 0)
+		rmdir(state_dir);
 }
 
 static void
@@ -531,7 +548,7 @@ count_slots(void)
 }
 
 static void
-init_loop(void)
+init_loop(int dm)
 {
 	pthread_condattr_t attr;
 	sigset_t set;
@@ -556,8 +573,25 @@ init_loop(void)
 	pthread_cond_init(&work_cond, &attr);
 	pthread_cond_init(&refuse_cond, &attr);
 	pthread_condattr_destroy(&attr);
-	if ((errno = thread_start(refuser, NULL)))
+	if ((errno = thread_start(refuser, NULL)) ||
+	    (dm && (errno = thread_start(watcher, NULL))))
 		die("pthread_create:");
+}
+
+/* Keep state beside the socket, if that has a path; NULL: it is not ours. */
+static void
+open_state(const char *path, const struct ids *ids)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(sun);
+
+	if (!path && getsockname(listener, (struct sockaddr *)&sun, &len) == 0)
+		path = sun.sun_path;
+	if (!path || path[0] != '/')
+		return;
+	snprintf(state_socket, sizeof(state_socket), "%s", path);
+	snprintf(state_dir, sizeof(state_dir), "%s.state", state_socket);
+	state_open(state_dir, ids);
 }
 
 /* A closed 0, 1 or 2 would become a socket that messages end up in. */
@@ -705,6 +739,7 @@ main(int argc, char *argv[])
 
 	fill_std();
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file may be at its limit */
 	parse(&o, argc, argv);
 	if ((activated = sock_activated()) && o.socket)
 		die("socket %s: not with socket activation", o.socket);
@@ -728,8 +763,10 @@ main(int argc, char *argv[])
 	listener = activated ? SOCK_ACTIVATED_FD : sock_listen(o.socket);
 	if (!activated)
 		socket_path = o.socket;
+	if (dm)
+		open_state(activated ? NULL : o.socket, &ids);
 	priv_drop(&ids, dm);
-	init_loop();
+	init_loop(dm);
 	if (o.daemon)
 		detach(parent);
 	notify("READY=1");

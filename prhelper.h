@@ -44,6 +44,8 @@ enum {
 	DM_TIME = 1000,           /* for a turn at libdevmapper */
 	PATIENCE = 500,           /* a path may be silent so long before the
 				   next one is tried, or it is given up */
+	LOOK_TIME = 2000,         /* between looks at maps where the kernel
+				   (before 4.14) does not tell of changes */
 	WARN_TIME = 3600000,      /* between warnings of the same thing */
 };
 
@@ -116,6 +118,7 @@ struct path {
 	dev_t dev;       /* of the sd node */
 	uint8_t active;  /* device-mapper uses it: A, not F */
 	uint8_t current; /* in the path group that is in use */
+	uint8_t mute;    /* gave no answer since the map was read */
 };
 
 struct map {
@@ -170,6 +173,19 @@ int dm_init(void);
  */
 enum { DM_MAP, DM_OTHER, DM_BUSY, DM_BROKEN };
 int dm_read(int fd, struct map *);
+/* The same for a map by its number, when there is no descriptor. */
+int dm_look(dev_t, struct map *);
+/*
+ * Tell a map to use a path no more, or again: the messages fail_path and
+ * reinstate_path of drivers/md/dm-mpath.c. 0, or -1: it is suspended, or gone.
+ */
+int dm_use_path(const struct map *, dev_t path, int use);
+/*
+ * Wait until some map may have changed, at most ms milliseconds (-1: for
+ * ever). Kernels without dm's event number: at most LOOK_TIME. One thread
+ * only.
+ */
+void dm_wait(int ms);
 /* The paths that a status line of a multipath target lists. 0, or -1. */
 int dm_parse(const char *params, struct map *);
 /*
@@ -185,6 +201,12 @@ int dm_queues(const struct map *);
  * map is refused. May take MPATH_TIME, and longer for PREEMPT AND ABORT.
  */
 void mpath_run(const struct request *, struct reply *);
+/*
+ * Look at each logical unit that is remembered: paths that returned or are
+ * new get its key, or lose what they should not have. How long dm_wait() may
+ * wait until the next look.
+ */
+int mpath_look(void);
 
 /* path.c: the only file that opens a device */
 
@@ -199,6 +221,8 @@ int path_open(dev_t, const char *wwid, uint8_t *how);
  * 83h: device/wwid in sysfs. 0, or -1 if there is none.
  */
 int path_wwid(dev_t, char wwid[WWID_LEN]);
+/* How many commands the kernel has on their way through it: sysfs. */
+int path_busy(dev_t);
 /* The size of a block device in sectors of 512 bytes; 0: unknown. */
 uint64_t path_size(dev_t);
 
@@ -300,24 +324,31 @@ enum {
 	MARK_CLEAN,   /* holds the key, or none if there is none */
 	MARK_SET,     /* missed a key: the key is to be registered */
 	MARK_CLEAR,   /* missed an unregistration */
+	MARK_GONE,    /* was clean when the map lost it */
 	MARK_TAINTED, /* an answer was lost: it may hold anything */
 };
 
 struct mark {
 	dev_t dev;
 	uint8_t mark;
+	uint8_t failed; /* we told device-mapper not to use it */
 };
 
 enum { APTPL_UNKNOWN, APTPL_OFF, APTPL_ON };
 
 struct lun {
 	char wwid[WWID_LEN];
-	int busy;       /* it is somebody's turn */
-	uint64_t key;   /* that the guest wants registered; 0: none */
+	int busy;     /* it is somebody's turn */
+	uint64_t key; /* that the guest wants registered; 0: none */
+	uint64_t old; /* the one before, while it is being changed */
+	uint8_t changing;
+	uint8_t ghosts; /* have the key: paths that are another nexus now */
+	dev_t map;      /* where its paths were last seen */
 	uint8_t aptpl;  /* as the guest last said: APTPL_ of the above */
 	dev_t holder;   /* the path that holds our reservation; 0: unknown, -1:
 			  we have none that a path holds */
 	uint8_t warned; /* of a type that is no good for several paths */
+	uint8_t loaded; /* as a predecessor knew it: to be verified */
 	int n;
 	struct mark marks[MARKS_MAX];
 };
@@ -330,6 +361,27 @@ struct lun {
 struct lun *state_get(const char *wwid);
 /* Keep it, and give it to the next one. */
 void state_put(struct lun *);
+/*
+ * Write it down as it is now, so that a successor of a helper that is killed
+ * this moment knows it.
+ */
+void state_save(struct lun *);
+/*
+ * The wwid of the ith logical unit for which there is something to look after:
+ * a key, or a mark that is not clean; what somebody has at the moment is left
+ * out. 0, or -1: there are no more.
+ */
+int state_next(int *i, char wwid[WWID_LEN]);
+/* Has anybody a unit at the moment? */
+int state_busy(void);
+/*
+ * Keep state in a directory: make it or take it over, for a user, before
+ * privileges are dropped, and read what a predecessor of this boot left there.
+ * What is wrong with it is said once; then it is all in memory only.
+ */
+void state_open(const char *dir, const struct ids *);
+/* What a file of this boot says. 0, or -1: it is not exactly what we write. */
+int state_parse(const char *text, size_t len, struct lun *);
 
 /* util.c: helpers without state but argv0, verbosity and the trace sink */
 

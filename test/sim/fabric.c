@@ -20,6 +20,7 @@
 enum {
 	PENDING = 0xff, /* how: no outcome yet */
 	CALLS_MAX = 200000,
+	SOON = 200, /* until a command comes back, when all works */
 	SD_MAJOR = 8,
 	DM_MAJOR = 253,
 };
@@ -51,6 +52,12 @@ const char *const fault_names[FAULTS] = {
 	[F_HOST] = "another host acts",
 	[F_MAP] = "device-mapper is busy",
 	[F_STATE] = "no room to remember",
+	[F_SUSPENDED] = "the map is suspended",
+	[F_WRITES] = "writes under way",
+	[F_DAEMON] = "multipathd acts",
+	[F_TABLE] = "table changes",
+	[F_POWER] = "power loss, reset",
+	[F_KILL] = "prhelper is killed",
 };
 
 static dev_t
@@ -79,12 +86,32 @@ happens(enum fault f)
 	return 1;
 }
 
+void
+fabric_trouble(int64_t until)
+{
+	if (until > w.calm_at)
+		w.calm_at = until;
+}
+
+static struct flight *
+flight_at(struct road *r, int i)
+{
+	return &r->flight[(r->first + i) % QUEUE_MAX];
+}
+
+/* Has this helper, not one that was killed, a command on the path? */
+static int
+waits(struct road *r)
+{
+	return r->queued && !flight_at(r, r->queued - 1)->orphan;
+}
+
 int
 fabric_usable(int path)
 {
 	const struct road *r = &w.road[path];
 
-	return r->state == RUNNING && !r->unlisted && !r->flight.there;
+	return r->state == RUNNING && !r->unlisted && !r->queued;
 }
 
 void
@@ -95,13 +122,15 @@ fabric_reset(enum kind kind, int paths, int foreign)
 	/* The buffers of the flights need not be clean, and are large. */
 	for (i = 0; i < PATHS_MAX; i++) {
 		memset(&w.road[i], 0, offsetof(struct road, flight));
-		w.road[i].flight.there = 0;
+		w.road[i].refused_since = NEVER;
 	}
 	memset(&w, 0, offsetof(struct world, road));
 	w.paths = paths;
 	w.lun.kind = kind;
 	w.lun.holder = NOBODY;
 	w.lun.n = paths + foreign;
+	w.others = foreign;
+	w.look_at = NEVER;
 	w.lun.full_status = 1;
 }
 
@@ -109,7 +138,7 @@ fabric_reset(enum kind kind, int paths, int foreign)
 static enum fault
 choose(void)
 {
-	int i, n = (int)draw(1000);
+	int i, n = (int)draw_down(1000);
 
 	for (i = 0; i < F_COMMAND; i++)
 		if ((n -= w.rate[i]) < 0)
@@ -157,6 +186,7 @@ go_wrong(int path, struct flight *f, enum fault fault)
 	note("p%d: %s", path + 1, fault_names[fault]);
 	r->touched |= fault != F_SLOW && fault != F_RESET &&
 	    fault != F_ATTENTION;
+	fabric_trouble(w.clock);
 	switch (fault) {
 	case F_SLOW: f->end_at += 10 + draw(390); break;
 	case F_LATE: f->end_at += 600 + draw(2400); break;
@@ -184,6 +214,7 @@ go_wrong(int path, struct flight *f, enum fault fault)
 	case F_HARDWARE: f->sense = TARGET_FAILURE; break;
 	default: f->sense = TARGET_FULL; break;
 	}
+	fabric_trouble(f->end_at);
 }
 
 /* What the path says in the target's place. */
@@ -195,6 +226,9 @@ obstacles(int path, struct flight *f)
 	if (r->busy_until > w.clock || r->full_until > w.clock ||
 	    r->alua_until > w.clock)
 		r->touched = 1;
+	fabric_trouble(r->busy_until);
+	fabric_trouble(r->full_until);
+	fabric_trouble(r->alua_until);
 	if (r->busy_until > w.clock)
 		f->busy = BUSY;
 	else if (r->full_until > w.clock)
@@ -214,24 +248,35 @@ settle(struct job *j, uint8_t how, uint32_t sense)
 		proto_sense(&j->rp, sense);
 }
 
+/* The path cannot be used: say why, and whether it is there at all. */
+static int
+refuse_job(int path, struct job *j)
+{
+	struct road *r = &w.road[path];
+	int full = waits(r) || r->queued == QUEUE_MAX;
+
+	if (!full && r->state == RUNNING)
+		return 0;
+	r->touched |= full || r->state == BLOCKED;
+	settle(j, r->state == OFFLINE && !full ? SG_DEAD : SG_UNUSABLE,
+	    LU_COMM_FAILURE);
+	note("p%d: %s: %s", path + 1, words(&j->rq),
+	    j->how == SG_DEAD ? "dead" : "unusable");
+	return 1;
+}
+
 static void
 send_job(struct job *j)
 {
 	int path = path_of(j->dev);
 	struct road *r = &w.road[path];
-	struct flight *f = &r->flight;
+	struct flight *f;
 
-	if (f->there || r->state != RUNNING) {
-		r->touched |= f->there || r->state == BLOCKED;
-		settle(j, r->state == OFFLINE && !f->there ? SG_DEAD :
-							     SG_UNUSABLE,
-		    LU_COMM_FAILURE);
-		note("p%d: %s: %s", path + 1, words(&j->rq),
-		    j->how == SG_DEAD ? "dead" : "unusable");
+	if (refuse_job(path, j))
 		return;
-	}
+	w.sent++;
+	f = flight_at(r, r->queued++);
 	memset(f, 0, offsetof(struct flight, data));
-	f->there = 1;
 	f->job = j;
 	f->rq = j->rq;
 	f->rq.data = f->data;
@@ -241,8 +286,9 @@ send_job(struct job *j)
 		memset(f->data, 0, j->rq.len);
 	f->action = guest_action();
 	f->victim = guest_victim();
+	f->key = history_key();
 	f->serial = w.serial;
-	f->run_at = w.clock;
+	f->sent_at = f->run_at = w.clock;
 	f->end_at = w.clock + draw(2);
 	go_wrong(path, f, choose());
 	obstacles(path, f);
@@ -251,15 +297,38 @@ send_job(struct job *j)
 		f->how = SG_LOST;
 		r->state = OFFLINE;
 		r->touched = 1;
+		fabric_trouble(w.clock);
 	}
+	if (r->queued > 1)
+		r->touched = 1;
+}
+
+/* Something else, at the worst moment. */
+static void
+meanwhile(void)
+{
+	int up = (int)draw((uint32_t)w.paths);
+
+	if (w.road[up].state == OFFLINE && happens(F_UP)) {
+		w.road[up].state = RUNNING;
+		w.road[up].touched = 1;
+		history_watch();
+	}
+	if (happens(F_HOST))
+		other_host();
+	if (happens(F_DAEMON))
+		multipathd_acts();
+	if (happens(F_TABLE))
+		table_changes();
+	if (happens(F_POWER))
+		target_fails();
 }
 
 /* It reaches the target. */
 static void
 execute(int path)
 {
-	struct flight *f = &w.road[path].flight;
-	int up = (int)draw((uint32_t)w.paths);
+	struct flight *f = flight_at(&w.road[path], 0);
 
 	f->executed = 1;
 	if (f->busy) {
@@ -277,22 +346,35 @@ execute(int path)
 	    f->how == SG_LOST ? ", the answer lost" :
 	    !f->job	      ? ", long after" :
 				"");
-	if (w.road[up].state == OFFLINE && happens(F_UP)) {
-		w.road[up].state = RUNNING;
-		w.road[up].touched = 1;
-	}
-	if (happens(F_HOST))
-		other_host();
+	meanwhile();
+}
+
+/* The next one in the queue gets its turn, as late as it was held up. */
+static void
+advance(struct road *r)
+{
+	struct flight *f;
+	int64_t late;
+
+	r->first = (r->first + 1) % QUEUE_MAX;
+	if (--r->queued == 0)
+		return;
+	f = flight_at(r, 0);
+	late = w.clock - f->sent_at;
+	f->end_at += late;
+	if (f->run_at != NEVER)
+		f->run_at += late;
+	fabric_trouble(f->end_at);
 }
 
 /* It comes back. */
 static void
 land(int path)
 {
-	struct flight *f = &w.road[path].flight;
+	struct flight *f = flight_at(&w.road[path], 0);
 	struct job *j = f->job;
 
-	f->there = 0;
+	advance(&w.road[path]);
 	if (f->how == SG_LOST)
 		note("p%d: %s: lost", path + 1, words(&f->rq));
 	if (!j)
@@ -317,9 +399,9 @@ next(int *path)
 
 	*path = 0;
 	for (i = 0; i < w.paths; i++) {
-		f = &w.road[i].flight;
-		if (!f->there)
+		if (!w.road[i].queued)
 			continue;
+		f = flight_at(&w.road[i], 0);
 		at = f->executed || f->end_at < f->run_at ? f->end_at :
 							    f->run_at;
 		if (at >= first)
@@ -342,7 +424,7 @@ happen(int64_t until)
 		w.clock = until;
 		return 0;
 	}
-	f = &w.road[path].flight;
+	f = flight_at(&w.road[path], 0);
 	w.clock = at;
 	if (!f->executed && at == f->run_at)
 		execute(path);
@@ -351,11 +433,87 @@ happen(int64_t until)
 	return 1;
 }
 
+/* Up to then, or until prhelper wants to look: 1. */
+static int
+pass_some(int64_t until)
+{
+	int64_t end;
+
+	do {
+		end = w.look_at < until ? w.look_at : until;
+		if (end < w.clock)
+			end = w.clock;
+	} while (happen(end));
+	return w.look_at <= w.clock;
+}
+
 void
 fabric_pass(int64_t until)
 {
-	while (happen(until))
-		;
+	while (pass_some(until))
+		look();
+}
+
+void
+fabric_map_event(void)
+{
+	if (w.looks && w.look_at > w.clock)
+		w.look_at = w.clock;
+}
+
+void
+fabric_abandon(void)
+{
+	struct road *r;
+	int i, j;
+
+	for (i = 0; i < w.paths; i++) {
+		r = &w.road[i];
+		for (j = 0; j < r->queued; j++) {
+			flight_at(r, j)->job = NULL;
+			flight_at(r, j)->orphan = 1;
+			r->touched = 1;
+			fabric_trouble(flight_at(r, j)->end_at);
+		}
+	}
+	w.lent = 0;
+}
+
+void
+fabric_heal(void)
+{
+	struct flight *f;
+	struct road *r;
+	int i, j;
+
+	memset(w.rate, 0, sizeof(w.rate));
+	for (i = 0; i < w.paths; i++) {
+		r = &w.road[i];
+		r->state = RUNNING;
+		r->busy_until = r->full_until = r->alua_until = 0;
+		for (j = 0; j < r->queued; j++) {
+			f = flight_at(r, j);
+			f->sent_at = w.clock;
+			if (f->run_at != NEVER)
+				f->run_at = w.clock + draw(SOON);
+			f->end_at = w.clock + SOON;
+		}
+		if (r->failed && !r->gated) {
+			r->failed = 0;
+			fabric_map_event();
+		}
+	}
+	if (w.reborn)
+		w.look_at = w.clock; /* it has been started by now */
+	w.calm_at = w.clock + QUEUE_MAX * SOON;
+}
+
+/* Between any two of its actions prhelper may be killed. */
+static void
+kill_point(void)
+{
+	if (w.mortal && happens(F_KILL))
+		kill_helper();
 }
 
 /* No loop may run without end. */
@@ -364,6 +522,7 @@ count_call(void)
 {
 	if (++w.calls > CALLS_MAX)
 		violated("a command comes to an end");
+	kill_point();
 }
 
 static int
@@ -386,8 +545,9 @@ abandon(struct job *jobs, int n)
 		if (jobs[i].how != PENDING)
 			continue;
 		path = path_of(jobs[i].dev);
-		f = &w.road[path].flight;
+		f = flight_at(&w.road[path], w.road[path].queued - 1);
 		note("p%d: %s: abandoned", path + 1, words(&f->rq));
+		fabric_trouble(f->end_at);
 		f->job = NULL;
 		w.road[path].touched = 1;
 		settle(&jobs[i], SG_SILENT, COMMAND_TIMEOUT);
@@ -407,6 +567,7 @@ sg_batch(struct job *jobs, int n, const char *wwid, int patience)
 	for (i = 0; i < n; i++)
 		jobs[i].how = PENDING;
 	while ((was = pending(jobs, n)) > 0) {
+		kill_point();
 		end = event + (started < n ? PATIENCE : patience);
 		if (started < n &&
 		    (!started || jobs[started - 1].how != PENDING)) {
@@ -437,17 +598,17 @@ wait_until(int64_t until)
 	if (until - w.clock > SG_ABORT_TIME)
 		violated("nobody waits longer than for PREEMPT AND ABORT");
 	if (until > w.clock)
-		fabric_pass(until);
+		while (happen(until))
+			;
 }
 
-int
-dm_read(int fd, struct map *map)
+static int
+read_map(struct map *map)
 {
 	const struct road *r;
 	struct path *p;
 	int i;
 
-	(void)fd;
 	count_call();
 	if (happens(F_MAP)) {
 		guest_hindered();
@@ -455,7 +616,6 @@ dm_read(int fd, struct map *map)
 	}
 	memset(map, 0, sizeof(*map));
 	map->dev = makedev(DM_MAJOR, 0);
-	snprintf(map->wwid, sizeof(map->wwid), "%s", unit);
 	for (i = 0; i < w.paths; i++) {
 		r = &w.road[i];
 		if (r->unlisted)
@@ -465,7 +625,69 @@ dm_read(int fd, struct map *map)
 		p->active = !r->failed;
 		p->current = r->group == 0;
 	}
+	if (map->n || !w.looks)
+		snprintf(map->wwid, sizeof(map->wwid), "%s", unit);
 	return DM_MAP;
+}
+
+int
+dm_read(int fd, struct map *map)
+{
+	(void)fd;
+	return read_map(map);
+}
+
+int
+dm_look(dev_t dev, struct map *map)
+{
+	int r;
+
+	if (dev != makedev(DM_MAJOR, 0))
+		violated("a map that was seen once is looked at");
+	r = read_map(map);
+	w.saw_map |= r == DM_MAP;
+	return r;
+}
+
+/* A repeated message is no event. */
+int
+dm_use_path(const struct map *map, dev_t dev, int use)
+{
+	int path = path_of(dev);
+	struct road *r = &w.road[path];
+
+	count_call();
+	if (map->dev != makedev(DM_MAJOR, 0))
+		violated("the message is for the map");
+	if (use && !r->noted)
+		violated("only what we failed is reinstated by us: p%d",
+		    path + 1);
+	if (!use && !r->noted)
+		violated("what we fail was written down before: p%d",
+		    path + 1);
+	if (happens(F_SUSPENDED)) {
+		fabric_trouble(w.clock);
+		return -1;
+	}
+	if (r->unlisted)
+		return -1;
+	note("p%d: %s", path + 1, use ? "reinstated" : "failed by us");
+	if (r->failed == !use)
+		return 0;
+	r->failed = !use;
+	r->gated = !use;
+	if (!use && target_may(&w.lun, path, 1) && happens(F_WRITES))
+		r->writes_until = w.clock + 1 + draw(chance(800) ? 50 : 3000);
+	fabric_map_event();
+	history_watch();
+	return 0;
+}
+
+int
+path_busy(dev_t dev)
+{
+	count_call();
+	return w.road[path_of(dev)].writes_until > w.clock;
 }
 
 int
@@ -494,6 +716,29 @@ state_get(const char *wwid)
 	return &w.state;
 }
 
+/* With it what it will tell device-mapper, or has told; who can say which? */
+static void
+write_down(const struct lun *lun)
+{
+	int i;
+
+	w.saved = *lun;
+	for (i = 0; i < w.paths; i++)
+		w.road[i].noted = 0;
+	for (i = 0; i < lun->n; i++)
+		if (lun->marks[i].failed)
+			w.road[path_of(lun->marks[i].dev)].noted = 1;
+}
+
+void
+state_save(struct lun *lun)
+{
+	count_call();
+	if (lun != &w.state || !w.lent)
+		violated("only who has borrowed it writes it down");
+	write_down(lun);
+}
+
 void
 state_put(struct lun *lun)
 {
@@ -501,6 +746,29 @@ state_put(struct lun *lun)
 		violated("what was borrowed is given back, once");
 	w.lent = 0;
 	w.state.busy = 0;
+	write_down(lun);
+}
+
+int
+state_busy(void)
+{
+	return 0;
+}
+
+/* There is one unit, if there is something to look after. */
+int
+state_next(int *i, char wwid[WWID_LEN])
+{
+	int j, any = w.state.key || w.state.old;
+
+	count_call();
+	for (j = 0; j < w.state.n; j++)
+		any |= w.state.marks[j].mark != MARK_CLEAN ||
+		    w.state.marks[j].failed;
+	if ((*i)++ || !any || !w.state.wwid[0])
+		return -1;
+	snprintf(wwid, WWID_LEN, "%s", unit);
+	return 0;
 }
 
 void

@@ -41,10 +41,11 @@ static struct {
 	int type;
 	int64_t begin;
 	struct target was;   /* the logical unit at its begin */
-	uint8_t up[PATHS_MAX]; /* the path could be used at its begin */
+	uint8_t up[NEXUS_MAX]; /* the path could be used at its begin */
 	unsigned long changes; /* of the logical unit by others */
 	uint64_t remembered; /* key, at its begin */
 	int known;           /* ... and just where it is registered */
+	int unclean;           /* ... and not where it should be */
 	int hindered;          /* some command of ours, or its answer */
 	/* at some moment: */
 	int got_key;    /* a nexus of ours had the new key */
@@ -65,13 +66,14 @@ static struct {
 	unsigned long changes;
 } b;
 
-static int
+int
 ours(int nexus)
 {
-	return nexus != NOBODY && nexus < w.paths;
+	return nexus != NOBODY &&
+	    (nexus < w.paths || nexus >= w.paths + w.others);
 }
 
-static int
+int
 ours_have(const struct target *t, uint64_t key)
 {
 	int i;
@@ -87,7 +89,7 @@ others_have(const struct target *t, uint64_t key)
 {
 	int i;
 
-	for (i = w.paths; i < t->n; i++)
+	for (i = w.paths; i < w.paths + w.others; i++)
 		if (t->nexus[i].key == key)
 			return 1;
 	return 0;
@@ -113,7 +115,8 @@ calm(void)
 static int
 sound(int path)
 {
-	return c.up[path] && fabric_usable(path) && !w.road[path].touched;
+	return path < w.paths && c.up[path] && fabric_usable(path) &&
+	    !w.road[path].touched;
 }
 
 static int
@@ -173,7 +176,7 @@ observe(void)
 }
 
 /* All nexuses with the key that is remembered are paths marked as clean. */
-static int
+int
 record_whole(void)
 {
 	int i, n = 0;
@@ -183,8 +186,28 @@ record_whole(void)
 	for (i = 0; i < w.lun.n; i++)
 		n += w.lun.nexus[i].key == w.state.key;
 	for (i = 0; i < w.state.n; i++)
-		n -= w.state.marks[i].mark == MARK_CLEAN;
+		n -= w.state.marks[i].mark == MARK_CLEAN ||
+		    w.state.marks[i].mark == MARK_GONE;
 	return n == 0;
+}
+
+static void
+count_anew(void)
+{
+	w.serial++;
+	w.calls = w.sent = 0;
+}
+
+/* A path is remembered that is to be seen to, when it can be. */
+static int
+unclean(void)
+{
+	int i;
+
+	for (i = 0; i < w.state.n; i++)
+		if (w.state.marks[i].mark != MARK_CLEAN)
+			return 1;
+	return w.reborn;
 }
 
 void
@@ -207,14 +230,15 @@ guest_begins(const struct request *rq)
 	c.begin = w.clock;
 	c.was = w.lun;
 	c.remembered = w.state.key;
-	c.known = record_whole();
-	w.serial++;
-	w.calls = 0;
+	c.known = record_whole() && !history_lost();
+	c.unclean = unclean();
 	for (i = 0; i < w.paths; i++) {
 		c.up[i] = (uint8_t)fabric_usable(i);
 		w.road[i].touched = 0;
 	}
+	count_anew();
 	observe();
+	history_begins(rq);
 }
 
 /* While the target executes something */
@@ -234,22 +258,31 @@ before(void)
 
 /* Of a path of ours: it was not a REGISTER of ours that did it. */
 static void
-disturb(int but)
+disturb(int by_others)
 {
 	int i;
 
-	for (i = 0; i < w.paths; i++)
-		if (i != but && w.lun.nexus[i].key != b.key[i])
-			w.road[i].disturbed = 1;
+	for (i = 0; i < w.paths; i++) {
+		if (w.lun.nexus[i].key == b.key[i])
+			continue;
+		w.road[i].disturbed = 1;
+		if (b.key[i])
+			history_removed(b.key[i], by_others);
+	}
+	history_watch();
 }
 
 void
 after_other(void)
 {
-	if (w.lun.changes == b.changes)
+	if (w.lun.changes == b.changes) {
+		if (w.lun.generation != b.generation)
+			observe();
 		return;
+	}
 	c.changes++;
-	disturb(NOBODY);
+	disturb(1);
+	history_other();
 	observe();
 }
 
@@ -269,10 +302,11 @@ check_others_keys(const struct flight *f)
 {
 	int i;
 
-	for (i = w.paths; i < w.lun.n; i++) {
+	for (i = w.paths; i < w.paths + w.others; i++) {
 		if (w.lun.nexus[i].key == b.key[i])
 			continue;
-		if (w.lun.nexus[i].key || !may_remove(f, b.key[i]))
+		if (w.lun.nexus[i].key || (!may_remove(f, b.key[i]) &&
+			!history_twin(b.key[i])))
 			violated("no registration of another node is removed "
 				 "or changed but by the guest's own PREEMPT "
 				 "of its key, or CLEAR");
@@ -290,16 +324,27 @@ check_others_reservation(const struct flight *f)
 	if (all && (w.lun.nreg == 0 || f->action == RELEASE ||
 	    (w.lun.holder != NOBODY && w.lun.type == b.type)))
 		return;
-	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]))
+	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]) &&
+	    (ours(b.holder) || !history_twin(b.key[b.holder])))
 		violated("no reservation of another node is released or "
 			 "changed but by the guest's own PREEMPT of its key, "
 			 "or CLEAR; all registrants': or RELEASE");
 }
 
+static int
+none_left(void)
+{
+	int i = 0;
+
+	while (i < w.paths && !w.lun.nexus[i].key)
+		i++;
+	return i == w.paths;
+}
+
 void
 after(int path, const struct flight *f)
 {
-	int late = !f->job || f->serial != w.serial;
+	int i, late = !f->job || f->serial != w.serial;
 
 	if (f->rq.cdb[0] == PR_OUT && f->rp.status == GOOD && !late)
 		w.road[path].disturbed = 0;
@@ -309,10 +354,28 @@ after(int path, const struct flight *f)
 		return;
 	check_others_keys(f);
 	check_others_reservation(f);
+	if (w.looks && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
+	    f->rp.status == GOOD &&
+	    (f->rq.cdb[1] == REGISTER || f->rq.cdb[1] == REGISTER_AND_IGNORE) &&
+	    w.lun.aptpl != w.aptpl)
+		violated("APTPL is as the guest wants it after each REGISTER "
+			 "of ours");
+	for (i = 0; i < w.paths; i++)
+		if (w.lun.nexus[i].key && w.lun.nexus[i].key != b.key[i])
+			history_registered(i, w.lun.nexus[i].key, f, late);
+	for (i = 0; i < w.paths; i++)
+		if (b.key[i] && may_remove(f, b.key[i]) &&
+		    !w.lun.nexus[i].key)
+			history_removed(b.key[i], 0);
+	if ((late || none_left()) && f->rq.cdb[0] == PR_OUT &&
+	    f->rq.cdb[1] >= CLEAR &&
+	    f->rq.cdb[1] <= PREEMPT_AND_ABORT)
+		history_late();
 	if (late) {
 		c.changes++;
-		disturb(NOBODY);
+		disturb(0);
 	}
+	history_watch();
 	observe();
 }
 
@@ -407,7 +470,8 @@ check_registered(void)
 
 	if (!registers() || !c.sa)
 		return;
-	if (c.action == REGISTER && calm() && !ours_have(&c.was, c.key) &&
+	if (c.action == REGISTER && calm() && !history_twin(c.key) &&
+	    !ours_have(&c.was, c.key) &&
 	    !ours_have(&c.was, c.sa))
 		violated("REGISTER is not GOOD with a key that none of our "
 			 "paths had");
@@ -449,7 +513,7 @@ check_unregistered(void)
 	if (!calm())
 		return;
 	for (i = 0; i < w.paths; i++)
-		if (sound(i) && w.lun.nexus[i].key)
+		if (timely() && sound(i) && w.lun.nexus[i].key)
 			violated("after an unregistration no sound path has "
 				 "a key: p%d", i + 1);
 	if (c.out && ours(holder) && !target_all(&c.was) &&
@@ -466,10 +530,10 @@ check_reserved(void)
 
 	if (c.action != RESERVE)
 		return;
-	if (!c.reserved)
+	if (!c.reserved && !others_have(&w.lun, c.key))
 		violated("RESERVE is GOOD if the reservation was there, of "
 			 "that type and ours");
-	if (!calm())
+	if (!calm() || others_have(&w.lun, c.key))
 		return;
 	if (!held(&w.lun, c.key) || w.lun.type != c.type)
 		violated("after RESERVE the reservation is there, of that "
@@ -488,7 +552,7 @@ check_released(void)
 	int was = held(&c.was, c.key) &&
 	    (c.key == c.remembered || !c.remembered);
 
-	if (c.action != RELEASE || !was)
+	if (c.action != RELEASE || !was || history_lost())
 		return;
 	/* SPDK says GOOD, but hands it to the next registrant. */
 	if (w.lun.kind == SPDK && target_all(&c.was))
@@ -511,7 +575,7 @@ check_cleared(void)
 {
 	if (c.action != CLEAR)
 		return;
-	if (!ours_have(&c.was, c.key) && calm())
+	if (!ours_have(&c.was, c.key) && c.key != c.remembered && calm())
 		violated("CLEAR is not GOOD without our key");
 	if (!c.cleared)
 		violated("CLEAR is GOOD if all registrations were gone");
@@ -541,7 +605,8 @@ check_preempted(void)
 
 	if (!preempts() || (self && names_holder(&c.was)))
 		return;
-	if (calm() && !ours_have(&c.was, c.key))
+	if (calm() && c.known && !ours_have(&c.was, c.key) &&
+	    c.key != c.remembered)
 		violated("PREEMPT is not GOOD without our key");
 	if (c.sa && !self && !c.preempted)
 		violated("PREEMPT is GOOD if the other nodes with that key "
@@ -594,6 +659,7 @@ check_rolled_back(void)
 		if (sound(i) &&
 		    w.lun.nexus[i].key != c.was.nexus[i].key &&
 		    w.lun.nexus[i].key != c.remembered &&
+		    w.lun.nexus[i].key != w.state.key &&
 		    (c.action != REGISTER || w.lun.nexus[i].key != c.key))
 			violated("after a REGISTER that failed each sound "
 				 "path has what it had, or the guest's old "
@@ -608,6 +674,9 @@ check_unchanged(const struct reply *rp)
 
 	/* SPDK refuses the holder's sibling, and removes it all the same. */
 	if (!calm() || c.hindered || (preempts() && t->kind == SPDK))
+		return;
+	/* First of all it may have seen to a path that had what it must not. */
+	if (c.unclean)
 		return;
 	/* What is taken back from an orphan may have held it. */
 	if (registers() && ours(c.was.holder) &&
@@ -632,7 +701,7 @@ check_unchanged(const struct reply *rp)
 		return;
 	if (!same || t->type != c.was.type)
 		violated("a command that was refused changes no reservation");
-	for (i = w.paths; i < t->n; i++)
+	for (i = w.paths; i < w.paths + w.others; i++)
 		if (t->nexus[i].key != c.was.nexus[i].key)
 			violated("a command that was refused removes no node");
 }
@@ -645,11 +714,14 @@ check_record(void)
 	const struct mark *m;
 	int i, path;
 
+	/* Until it is known which key it is. */
+	if (w.state.changing)
+		return;
 	for (i = 0; i < w.state.n; i++) {
 		m = &w.state.marks[i];
 		path = (int)minor(m->dev) / 16;
 		if (m->mark != MARK_CLEAN || w.road[path].disturbed ||
-		    w.road[path].flight.there)
+		    w.road[path].queued)
 			continue;
 		if (w.lun.nexus[path].key != w.state.key)
 			violated("a path that is remembered as clean has the "
@@ -678,6 +750,9 @@ one_nexus(struct target *t, const struct target *from)
 		if (from->nexus[i].key != key)
 			return NOBODY;
 	}
+	/* If it looks it knows better. */
+	if ((w.looks || c.unclean) && key != c.remembered)
+		return NOBODY;
 	/* Then it is not clear what the guest has. */
 	if (key != c.remembered && c.remembered &&
 	    ours_have(from, c.remembered))
@@ -709,7 +784,7 @@ plain(void)
 {
 	int i;
 
-	if (!calm() || c.hindered || troubled())
+	if (w.reborn || !calm() || c.hindered || troubled())
 		return 0;
 	for (i = 0; i < w.paths; i++)
 		if (c.up[i] != fabric_usable(i))
@@ -734,6 +809,8 @@ excused(const struct request *rq, const struct reply *rp)
 		sense = 0;
 	if (rq->cdb[0] != PR_OUT)
 		return 0;
+	if (history_lost())
+		return 1;
 	/* Not passed on. */
 	if (action == REGISTER_AND_MOVE || action == REPLACE_LOST)
 		return sense == INVALID_FIELD;
@@ -742,7 +819,11 @@ excused(const struct request *rq, const struct reply *rp)
 	if (rq->len != PARAMS_LEN)
 		return sense >> 16 == 5;
 	if (rq->data[20] & FLAG_SPEC_I_PT)
-		return sense >> 16 == 5;
+		return sense >> 16 == 5 ||
+		    (ours(c.was.holder) && !c.up[c.was.holder]);
+	/* Nothing tells a ghost from a node with our key. */
+	if (ours(c.was.holder) && c.was.holder >= w.paths)
+		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
 	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
 		return 1;
@@ -773,8 +854,8 @@ ghosts(void)
 {
 	int i;
 
-	for (i = 0; i < w.paths; i++)
-		if (!c.up[i] && w.lun.nexus[i].key)
+	for (i = 0; i < w.lun.n; i++)
+		if (ours(i) && !c.up[i] && w.lun.nexus[i].key)
 			return 1;
 	return 0;
 }
@@ -785,8 +866,9 @@ check_state(const struct target *one, int first)
 	const struct target *t = &w.lun;
 	int i, same;
 
-	for (i = 0; i < t->n; i++)
-		if ((!ours(i) && one->nexus[i].key != t->nexus[i].key) ||
+	for (i = 0; i < w.paths + w.others; i++)
+		if ((!ours(i) && one->nexus[i].key != t->nexus[i].key &&
+			!history_twin(one->nexus[i].key)) ||
 		    (ours(i) && c.up[i] &&
 			one->nexus[first].key != t->nexus[i].key))
 			violated("who is registered is as with one nexus: %s "
@@ -805,6 +887,9 @@ check_state(const struct target *one, int first)
 	same = one->holder == t->holder ||
 	    (one->holder == first && ours(t->holder)) ||
 	    (target_all(one) && target_all(t));
+	/* A type that there is not stays only where it is. */
+	if (one->holder != NOBODY && !type_known(one->type))
+		return;
 	if (!same || one->type != t->type)
 		violated("the reservation is as with one nexus");
 }
@@ -863,7 +948,58 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_rolled_back();
 		check_unchanged(rp);
 	}
-	check_record();
+	if (!w.reborn)
+		check_record();
 	check_as_one(rq, rp);
+	history_ends(rq, rp);
 	c.action = NOBODY;
+	history_rest();
+}
+
+/*
+ * Nothing was promised to it. Of a command that removes keys the next one
+ * need not know: it is as if another node had removed them. And what prhelper
+ * found out about such a one is forgotten.
+ */
+void
+guest_is_left(void)
+{
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		if (((preempts() || c.action == CLEAR) &&
+			!w.lun.nexus[i].key) ||
+		    history_was_removed(w.saved.key))
+			w.road[i].disturbed = 1;
+	history_killed();
+	c.action = NOBODY;
+}
+
+void
+look_begins(void)
+{
+	int i;
+
+	memset(&c, 0, offsetof(__typeof__(c), moment));
+	c.action = NOBODY;
+	c.moments = MOMENTS_MAX;
+	c.begin = w.clock;
+	for (i = 0; i < w.paths; i++) {
+		c.up[i] = (uint8_t)fabric_usable(i);
+		w.road[i].touched = 0;
+	}
+	count_anew();
+}
+
+void
+look_ends(void)
+{
+	if (w.lent)
+		violated("what was borrowed is given back, once");
+	if (w.clock - c.begin > MPATH_TIME + SLACK)
+		violated("no look outlasts its deadline: %lld ms",
+		    (long long)(w.clock - c.begin));
+	w.reborn = 0;
+	check_record();
+	history_rest();
 }

@@ -2,23 +2,34 @@
 /*
  * A simulator for mpath.c, which it links as it is, with proto.c and util.c.
  *
- *	sim [-ckvw] [-n N] [-s SEED]
+ *	sim [-ckvw] [-j JOBS] [-n N] [-s SEED] [-t SECONDS]
+ *	sim [-vw] -r FILE
  *	sim -f SEED
  *
  * A schedule is what one seed decides: the kind of target, the paths, what
  * goes wrong how often, which other hosts there are, and the commands of one
  * guest, which go through mpath_run(). After each command invariant.c looks
- * whether all is as it must be. -s runs one schedule, or with -n N of them
- * from that seed on; -v shows each step, -c how often what happened, and
- * with -k it goes on with the next seed when something is not as it must be.
- * prhelper's messages are part of what -v shows; without it they are left out
- * but with -w, which also leaves standard error to the sanitizers.
- * Exit status: 1 if something was not.
+ * whether all is as it must be, and history.c whether it stays so: while time
+ * passes prhelper looks after its paths through mpath_look(), is killed and
+ * started again. In one schedule of four it does not, and forgets what it
+ * knew: there each command has to be right by itself.
+ *
+ * -s runs one schedule, or with -n N of them from that seed on, or with -t as
+ * many as the time allows, by as many processes as -j says; -v shows each
+ * step, -c how often what happened.
+ * When something is not as it must be, the schedule is shortened as long as
+ * it shows the same, and kept in a file, which -r runs; or -k just goes on
+ * with the next seed. prhelper's messages are part of what -v shows; without
+ * it they are left out but with -w, which also leaves standard error to the
+ * sanitizers. Exit status: 1 if something was not.
  *
  *	target.c	one logical unit by SPC-4; how LIO and SPDK differ
  *	fabric.c	paths, faults, time: the other side of the seam
- *	invariant.c	what must always be true: look there first
- *	sim.c		schedules, guest, other hosts, events
+ *	event.c		what others do to the paths, the map and the target
+ *	invariant.c	what must be true after each command: look there first
+ *	history.c	... and in the long run
+ *	chance.c	decisions: by a seed, or by a list that can be shortened
+ *	sim.c		schedules, guest, other hosts
  *
  * -f prints a schedule for a comparison with the real target of Linux, with
  * what the simulated one answered. It is for a map "mp" of four paths p1 to
@@ -31,19 +42,29 @@
  *	oN CDB[:LIST] => ANSWER	a command of another host
  *	down pN			device/state of the path gets "offline"
  *	up pN			... "running", which swallows unit attentions
+ *	settle oN CDB => ANSWER	prhelper has had time to look after its paths
  *
  * in which CDB, LIST and ANSWER are as prc takes and prints them. The whole
- * line must be the same on both sides, PRGENERATION too: the same mpath.c
- * sends the same probes. To down and up there is no answer.
+ * line must be the same on both sides, PRGENERATION too, as the same mpath.c
+ * sends the same probes; but where the answer has an x any digit will do:
+ * after a settle nobody knows how often prhelper has looked. To down and up
+ * there is no answer. settle comes where prhelper acts by itself: its command,
+ * a READ KEYS, is repeated every 100 ms until the answer is as it says (at
+ * most 10 s, then it is wrong), and then nothing is done for 700 ms.
  */
+#include <sys/mman.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../../prhelper.h"
@@ -53,9 +74,11 @@
 
 enum {
 	WRONG_KEY = 0xbad,
-	GUEST_KEY = 0xa1, /* and the next ones */
 	OTHER_KEY = 0xb1, /* of the first other nexus, and so on */
-	KEYS = 3,
+	OLD_SHARE = 4,    /* of so many seeds one is of the old kind */
+	CONTENT_TIME = 2000, /* after the last fault all is settled by then */
+	LOOKS_MAX = 1000, /* without time passing */
+	JOBS_MAX = 64,
 	FAITHFUL_PATHS = 4,
 	FAITHFUL_OTHERS = 2,
 };
@@ -63,42 +86,23 @@ enum {
 enum { IN_ROW = REPLACE_LOST + 1, CLEANUP_ROW, ROWS };
 enum { COL_GOOD, COL_CONFLICT, COL_CHECK, COL_BUSY, COLS };
 
-static uint64_t state, seed;
+static uint64_t seed;
 static unsigned long counts[ROWS][COLS];
 static FILE *err;
-static jmp_buf give_up;
-static int keep, compare, failed, warnings;
+static jmp_buf give_up, death;
+static int keep, compare, failed, warnings, settled, shrinking;
+static const char *wrong, *first_wrong; /* the sentence that was broken */
+static char schedule[80]; /* how to see it again: options */
+static time_t late;       /* 0: never */
 int noting;
 
 /* What this schedule is like, in 1,000. */
 static struct {
 	int down, up, host, same_key, wrong, restart;
+	int daemon, table, power, rest;
 	int steps;
 	uint8_t flags; /* that the guest likes */
 } s;
-
-/* splitmix64: each seed is another sequence. */
-static uint64_t
-next(void)
-{
-	uint64_t z = (state += 0x9e3779b97f4a7c15);
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-	z = (z ^ z >> 27) * 0x94d049bb133111eb;
-	return z ^ z >> 31;
-}
-
-uint32_t
-draw(uint32_t n)
-{
-	return n ? (uint32_t)((next() >> 32) * n >> 32) : 0;
-}
-
-int
-chance(int n)
-{
-	return draw(1000) < (uint32_t)n;
-}
 
 /* The trace */
 
@@ -122,16 +126,17 @@ violated(const char *fmt, ...)
 {
 	va_list ap;
 
-	fflush(stdout);
-	fprintf(err, "seed %llu: not so: ", (unsigned long long)seed);
-	va_start(ap, fmt);
-	vfprintf(err, fmt, ap);
-	va_end(ap);
-	fprintf(err, "\nsee it with: sim -v -s %llu\n",
-	    (unsigned long long)seed);
-	if (!keep)
-		exit(1);
-	failed = 1;
+	wrong = fmt;
+	if (!shrinking) {
+		fflush(stdout);
+		fprintf(err, "%s: not so: ", schedule);
+		va_start(ap, fmt);
+		vfprintf(err, fmt, ap);
+		va_end(ap);
+		fputc('\n', err);
+		fflush(err);
+		failed = 1;
+	}
 	longjmp(give_up, 1);
 }
 
@@ -174,28 +179,61 @@ answer(const struct reply *rp)
 	return buf;
 }
 
+static const char *
+nexus_name(int i)
+{
+	static char buf[24];
+
+	if (i < w.paths)
+		snprintf(buf, sizeof(buf), "p%d", i + 1);
+	else if (i < w.paths + w.others)
+		snprintf(buf, sizeof(buf), "o%d", i + 1 - w.paths);
+	else
+		snprintf(buf, sizeof(buf), "ghost%d",
+		    i + 1 - w.paths - w.others);
+	return buf;
+}
+
 /* The logical unit in one line: keys by path, then of the others. */
 static void
 show(void)
 {
 	static const char *const states[] = { "", "(off)", "(blocked)" };
+	static const char *const marks[] = { "unknown", "clean", "to set",
+		"to clear", "gone", "tainted" };
 	char line[NEXUS_MAX * 40], *p = line;
+	struct mark *m;
 	int i;
 
 	if (!noting)
 		return;
 	for (i = 0; i < w.lun.n; i++)
-		p += sprintf(p, " %c%d%s=%llx", i < w.paths ? 'p' : 'o',
-		    i < w.paths ? i + 1 : i + 1 - w.paths,
+		p += sprintf(p, " %s%s%s=%llx", nexus_name(i),
 		    i < w.paths ? states[w.road[i].state] : "",
+		    i >= w.paths	    ? "" :
+			w.road[i].unlisted  ? "(away)" :
+			w.road[i].gated	    ? "(gated)" :
+			w.road[i].failed    ? "(failed)" :
+					      "",
 		    (unsigned long long)w.lun.nexus[i].key);
 	if (w.lun.holder != NOBODY)
-		p += sprintf(p, "; type %d, holder %c%d", w.lun.type,
-		    w.lun.holder < w.paths ? 'p' : 'o',
-		    w.lun.holder < w.paths ? w.lun.holder + 1 :
-					     w.lun.holder + 1 - w.paths);
-	note("  =%s; remembered key %llx", line,
-	    (unsigned long long)w.state.key);
+		p += sprintf(p, "; type %d, holder %s", w.lun.type,
+		    nexus_name(w.lun.holder));
+	note("  =%s", line);
+	p = line + sprintf(line, "  the guest has %s; remembered key %llx",
+		      history_keys(), (unsigned long long)w.state.key);
+	if (w.state.changing)
+		p += sprintf(p, ", changing from %llx",
+		    (unsigned long long)w.state.old);
+	if (w.state.holder)
+		p += w.state.holder == (dev_t)-1 ?
+		    sprintf(p, ", no holder") :
+		    sprintf(p, ", holder p%u", minor(w.state.holder) / 16 + 1);
+	for (m = w.state.marks; m < w.state.marks + w.state.n; m++)
+		p += sprintf(p, " p%u %s%s", minor(m->dev) / 16 + 1,
+		    m->mark < LEN(marks) ? marks[m->mark] : "other",
+		    m->failed ? " failed" : "");
+	note("%s", line);
 }
 
 /* Commands */
@@ -277,7 +315,7 @@ had_key(void)
 static uint64_t
 victim(void)
 {
-	int others = w.lun.n - w.paths;
+	int others = w.others;
 
 	if (!others || chance(100))
 		return WRONG_KEY;
@@ -355,7 +393,7 @@ void
 other_host(void)
 {
 	static uint8_t data[DATA_MAX];
-	int others = w.lun.n - w.paths;
+	int others = w.others;
 	struct request rq = { .fd = -1, .data = data };
 	struct reply rp;
 	struct nexus *n;
@@ -377,30 +415,88 @@ other_host(void)
 	after_other();
 }
 
-static void
-path_down(void)
-{
-	struct road *r = &w.road[draw((uint32_t)w.paths)];
+/* prhelper */
 
-	if (!chance(s.down))
-		return;
-	r->state = chance(700) ? OFFLINE : BLOCKED;
-	r->failed = (uint8_t)chance(500);
-	r->unlisted = r->state == OFFLINE && chance(200);
+void
+kill_helper(void)
+{
+	longjmp(death, 1);
 }
 
+/* It is gone; a new one knows what was written down. */
 static void
-path_up(void)
+succeed(void)
 {
 	int i;
 
-	for (i = 0; i < w.paths; i++) {
-		if (w.road[i].state == RUNNING || !chance(s.up))
-			continue;
-		w.road[i].state = RUNNING;
-		w.road[i].failed = (uint8_t)chance(200);
-		w.road[i].unlisted = 0;
+	fabric_abandon();
+	w.mortal = 0;
+	guest_is_left();
+	if (w.forgetful) {
+		memset(&w.state, 0, sizeof(w.state));
+		memset(&w.saved, 0, sizeof(w.saved));
+		for (i = 0; i < w.paths; i++)
+			w.road[i].noted = w.road[i].gated = 0;
 	}
+	w.state = w.saved;
+	w.state.busy = 0;
+	w.state.loaded = 1;
+	w.reborn = 1;
+	w.look_at = w.clock + draw(chance(800) ? 100 : 5000);
+	fabric_trouble(w.look_at);
+	note("prhelper is started again");
+	show();
+}
+
+void
+look(void)
+{
+	static int64_t last;
+	static int times;
+	int i, ms;
+
+	times = w.clock - last < 50 ? times + 1 : 0;
+	last = w.clock;
+	if (times > LOOKS_MAX)
+		violated("looks come to an end");
+	w.look_at = NEVER;
+	look_begins();
+	note("prhelper looks");
+	if (setjmp(death)) {
+		succeed();
+		return;
+	}
+	w.mortal = 1;
+	w.saw_map = 0;
+	ms = mpath_look();
+	w.mortal = 0;
+	for (i = 0; i < w.paths; i++)
+		w.road[i].seen_away |= w.saw_map && w.road[i].unlisted;
+	if (ms >= 0 && w.clock + ms < w.look_at)
+		w.look_at = w.clock + ms;
+	if (w.sent)
+		show();
+	look_ends();
+}
+
+/* Between two commands of the guest each of these has its chance. */
+
+static void
+time_passes(void)
+{
+	fabric_pass(w.clock + draw(chance(900) ? 3000 : 120000));
+}
+
+static void
+some_path_goes(void)
+{
+	path_down(s.down);
+}
+
+static void
+paths_return(void)
+{
+	path_up(s.up);
 }
 
 static void
@@ -410,28 +506,82 @@ host_acts(void)
 		other_host();
 }
 
-/* prhelper is started anew and remembers nothing. */
+/* prhelper is started anew; if it never looks, it remembers nothing. */
 static void
 restart(void)
 {
-	if (chance(s.restart))
+	if (!chance(s.restart))
+		return;
+	if (!w.looks) {
 		memset(&w.state, 0, sizeof(w.state));
+	} else {
+		note("prhelper is killed");
+		succeed();
+	}
 }
 
 static void
-time_passes(void)
+system_acts(void)
 {
-	fabric_pass(w.clock + draw(chance(900) ? 3000 : 120000));
+	if (chance(s.daemon))
+		multipathd_acts();
+	if (chance(s.table))
+		table_changes();
+	if (chance(s.power))
+		target_fails();
 }
 
-/* Between two commands of the guest each of these has its chance. */
+/*
+ * The last fault is over: soon all is settled, and nothing that prhelper did
+ * to the map is left.
+ */
+static void
+rest(void)
+{
+	int rate[FAULTS], i;
+	int64_t begin, end;
+
+	if (!w.looks)
+		return;
+	memcpy(rate, w.rate, sizeof(rate));
+	note("from now on all works");
+	fabric_heal();
+	begin = w.calm_at;
+	fabric_pass(begin);
+	end = begin + CONTENT_TIME;
+	while (!history_settled() && w.look_at <= end)
+		fabric_pass(w.look_at);
+	if (w.clock - begin > longest_settle)
+		longest_settle = w.clock - begin;
+	fabric_pass(end);
+	show();
+	if (!history_settled())
+		violated("%d ms after the last fault each usable path has the "
+			 "guest's key, or none if it has none", CONTENT_TIME);
+	for (i = 0; i < w.paths; i++)
+		if (w.road[i].gated && !w.road[i].unlisted)
+			violated("no path is left failed by us: p%d", i + 1);
+	memcpy(w.rate, rate, sizeof(rate));
+}
+
+static void
+sometimes_rest(void)
+{
+	if (chance(s.rest))
+		rest();
+}
+
+/* The first ones are those of schedules in which prhelper never looks. */
 static void (*const events[])(void) = {
 	time_passes,
-	path_down,
-	path_up,
+	some_path_goes,
+	paths_return,
 	host_acts,
 	restart,
+	system_acts,
+	sometimes_rest,
 };
+enum { OLD_EVENTS = 5 };
 
 /* The guest */
 
@@ -452,7 +602,17 @@ run_guest(const struct request *rq, struct reply *rp)
 	note("guest: %s", words(rq));
 	memset(rp, 0xdd, sizeof(*rp));
 	guest_begins(rq);
+	if (setjmp(death)) {
+		note("guest: the connection is lost");
+		succeed();
+		return;
+	}
+	w.mortal = w.looks;
 	mpath_run(rq, rp);
+	w.mortal = 0;
+	/* It is told that there may be something to look after. */
+	if (w.looks && rq->cdb[0] != PR_IN && w.look_at > w.clock)
+		w.look_at = w.clock;
 	note("guest: %s", answer(rp));
 	show();
 	if (!compare)
@@ -479,9 +639,8 @@ faults(void)
 }
 
 static void
-begin(void)
+begin_unit(uint32_t n)
 {
-	uint32_t n = draw(100);
 	int i, paths;
 
 	paths = 1 + (int)draw(n < 60 ? 4 : n < 98 ? 8 : PATHS_MAX);
@@ -498,10 +657,19 @@ begin(void)
 	}
 	memset(&s, 0, sizeof(s));
 	s.steps = 5 + (int)draw(26);
-	s.flags = chance(300) ? FLAG_APTPL : 0;
+	w.aptpl = s.flags = chance(300) ? FLAG_APTPL : 0;
 	s.wrong = chance(500) ? 150 : 20;
 	s.host = chance(600) ? 300 : 0;
 	s.same_key = chance(100) ? 500 : 0;
+}
+
+/* Each command has to be right by itself: prhelper never looks. */
+static void
+begin_old(void)
+{
+	uint32_t n;
+
+	begin_unit(draw(100));
 	n = draw(100);
 	if (n >= 35) {
 		s.down = chance(800) ? 300 : 0;
@@ -515,24 +683,137 @@ begin(void)
 	}
 }
 
+/* What happens during a command, too: seldom, or nothing would come of it. */
 static void
-schedule(void)
+bad_moments(void)
+{
+	static const enum fault beside[] = { F_DOWN, F_UP, F_HOST, F_DAEMON,
+		F_TABLE, F_POWER };
+	size_t i;
+
+	for (i = 0; i < LEN(beside); i++)
+		if (chance(250))
+			w.rate[beside[i]] = 2 + (int)draw(15);
+	w.rate[F_SUSPENDED] = chance(200) ? 200 : 0;
+}
+
+/*
+ * It looks. In some schedules commands never fail, so that the windows of
+ * what it does can be seen; in some the hosts are quiet.
+ */
+static void
+begin_new(void)
+{
+	int i;
+
+	begin_unit(draw(100));
+	w.looks = 1;
+	w.look_at = 0;
+	s.down = chance(900) ? 250 : 0;
+	s.up = 350;
+	s.daemon = chance(500) ? 100 : 0;
+	s.table = chance(300) ? 100 : 0;
+	s.power = chance(200) ? 30 : 0;
+	s.rest = chance(500) ? 100 : 0;
+	w.rate[F_WRITES] = chance(500) ? 300 : 0;
+	for (i = 1; s.table && i < w.paths; i++)
+		w.road[i].unlisted = (uint8_t)chance(200);
+	if (chance(500)) {
+		s.restart = chance(500) ? 50 : 0;
+		w.rate[F_KILL] = chance(700) ? 1 + (int)draw(15) : 0;
+		w.forgetful = chance(100);
+	}
+	if (chance(600))
+		bad_moments();
+	if (chance(450))
+		faults();
+	w.faultless = 1;
+	for (i = 0; i <= F_SUSPENDED; i++)
+		w.faultless &= w.rate[i] == 0 || i == F_UP || i == F_HOST;
+}
+
+/* What was decided since chance_seed() or chance_list(). */
+static void
+play(void)
 {
 	static uint8_t data[DATA_MAX];
 	struct request rq = { .fd = 3, .data = data };
 	struct reply rp;
-	size_t i;
+	size_t i, n;
 	int step;
 
-	state = seed;
-	begin();
+	memset(data, 0, sizeof(data));
+	history_reset();
+	if (decide(seed % OLD_SHARE != 0, 2))
+		begin_new();
+	else
+		begin_old();
+	n = w.looks ? LEN(events) : OLD_EVENTS;
 	note("%s, %d paths, %d other nexuses", kind_names[w.lun.kind], w.paths,
 	    w.lun.n - w.paths);
 	for (step = 0; step < s.steps; step++) {
-		for (i = 0; i < LEN(events); i++)
+		chance_step();
+		if (!decide(1, 2))
+			break;
+		for (i = 0; i < n; i++)
 			events[i]();
 		draw_guest(&rq);
 		run_guest(&rq, &rp);
+	}
+	rest();
+}
+
+/* 1 and the sentence that was broken, or 0. */
+static int
+is_wrong(void)
+{
+	wrong = NULL;
+	if (!setjmp(give_up))
+		play();
+	return wrong != NULL;
+}
+
+/* Is it the same that is wrong if this is decided? */
+static int
+still_wrong(const uint32_t *p, size_t n)
+{
+	const char *was = first_wrong;
+
+	chance_list(p, n);
+	return is_wrong() && wrong == was;
+}
+
+/* A schedule that shows the same, but shorter, is kept. */
+static void
+shorten(void)
+{
+	const char *dir = getenv("TMPDIR");
+	char name[256];
+	size_t n, was;
+
+	chance_decided(&was);
+	first_wrong = wrong;
+	shrinking = 1;
+	noting = 0;
+	memset(tracing, 0, sizeof(tracing));
+	n = chance_shrink(still_wrong);
+	snprintf(name, sizeof(name), "%s/sim-%llu", dir ? dir : "/tmp",
+	    (unsigned long long)seed);
+	if (chance_write(name) == 0)
+		fprintf(err, "of %zu decisions %zu are enough: "
+			     "sim -v -r %s\n", was, n, name);
+}
+
+/* The old kind has the numbers it always had, times OLD_SHARE. */
+static void
+run_seed(void)
+{
+	snprintf(schedule, sizeof(schedule), "sim -v -s %llu",
+	    (unsigned long long)seed);
+	chance_seed(seed % OLD_SHARE ? seed : seed / OLD_SHARE);
+	if (is_wrong() && !keep) {
+		shorten();
+		exit(1);
 	}
 }
 
@@ -557,10 +838,22 @@ print_step(const char *who, int number, const struct request *rq)
 	printf(" => ");
 }
 
+/* PRGENERATION is the head of what these return. */
+static int
+counted(const struct request *rq)
+{
+	int action = rq->cdb[1] & ACTION_MASK;
+
+	return rq->cdb[0] == PR_IN &&
+	    (action == READ_KEYS || action == READ_RESERVATION ||
+		action == READ_FULL_STATUS);
+}
+
 static void
 print_answer(const struct request *rq, const struct reply *rp)
 {
 	uint32_t sense = proto_sense_of(rp->sense);
+	uint32_t known = rp->len < 4 ? rp->len : 4;
 
 	printf("%02x ", rp->status);
 	if (rp->sense[0])
@@ -568,11 +861,48 @@ print_answer(const struct request *rq, const struct reply *rp)
 		    sense & 0xff);
 	else
 		printf("- ");
-	if (rp->len)
-		print_hex(rq->data, rp->len);
-	else
-		putchar('-');
-	putchar('\n');
+	if (!settled || !counted(rq))
+		known = 0;
+	printf("%.*s", (int)(2 * known), "xxxxxxxx");
+	print_hex(rq->data + known, rp->len - known);
+	printf(rp->len ? "\n" : "-\n");
+}
+
+/* But for PRGENERATION. */
+static int
+same_unit(const struct target *t)
+{
+	int i;
+
+	for (i = 0; i < t->n; i++)
+		if (t->nexus[i].key != w.lun.nexus[i].key ||
+		    t->nexus[i].nua != w.lun.nexus[i].nua)
+			return 0;
+	return t->holder == w.lun.holder && t->type == w.lun.type;
+}
+
+/* prhelper has time to look until there is nothing left for it to do. */
+static void
+print_settle(struct request *rq)
+{
+	static struct target was;
+	struct reply rp;
+	int acted = 0;
+
+	do {
+		was = w.lun;
+		look();
+		settled |= w.sent != 0;
+		acted |= !same_unit(&was);
+	} while (!same_unit(&was));
+	if (!acted)
+		return;
+	make_in(rq, READ_KEYS, DATA_MAX);
+	print_step("settle o", 1, rq);
+	w.lun.nexus[FAITHFUL_PATHS].nua = 0;
+	memset(rq->data, 0, rq->len);
+	target_run(&w.lun, FAITHFUL_PATHS, rq, &rp);
+	print_answer(rq, &rp);
 }
 
 /* A path goes or returns; at least one stays. */
@@ -627,12 +957,18 @@ faithful(void)
 	struct reply rp;
 	int i, n;
 
-	state = seed;
+	snprintf(schedule, sizeof(schedule), "sim -f %llu",
+	    (unsigned long long)seed);
+	if (setjmp(give_up))
+		return;
+	chance_seed(seed);
+	history_reset();
 	fabric_reset(LIO, FAITHFUL_PATHS, FAITHFUL_OTHERS);
+	w.looks = 1;
 	for (i = 0; i < w.lun.n; i++)
 		w.lun.nexus[i].initiator = (uint8_t)(i + 1);
 	s.wrong = 100;
-	s.flags = chance(300) ? FLAG_APTPL : 0;
+	w.aptpl = s.flags = chance(300) ? FLAG_APTPL : 0;
 	for (i = 40 + (int)draw(41); i > 0; i--) {
 		n = (int)draw(100);
 		if (n < 10) {
@@ -648,11 +984,59 @@ faithful(void)
 			run_guest(&rq, &rp);
 			print_answer(&rq, &rp);
 		}
+		print_settle(&rq);
 	}
 }
 
+/* Many schedules, by several processes */
+
+/* What one has found out; in memory that all share. */
+static struct result {
+	unsigned long counts[ROWS][COLS], faults[FAULTS];
+	unsigned long windows, revivals, done;
+	int64_t window, calm, faultless, settle;
+} *results;
+
+static int64_t
+greater(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
 static void
-coverage(void)
+save_result(struct result *r)
+{
+	memcpy(r->counts, counts, sizeof(counts));
+	memcpy(r->faults, fault_counts, sizeof(fault_counts));
+	r->windows = windows;
+	r->revivals = revivals;
+	r->window = longest_window;
+	r->calm = longest_calm[0];
+	r->faultless = longest_calm[1];
+	r->settle = longest_settle;
+}
+
+static void
+add_result(struct result *sum, const struct result *r)
+{
+	int i, j;
+
+	for (i = 0; i < ROWS; i++)
+		for (j = 0; j < COLS; j++)
+			sum->counts[i][j] += r->counts[i][j];
+	for (i = 0; i < FAULTS; i++)
+		sum->faults[i] += r->faults[i];
+	sum->windows += r->windows;
+	sum->revivals += r->revivals;
+	sum->done += r->done;
+	sum->window = greater(sum->window, r->window);
+	sum->calm = greater(sum->calm, r->calm);
+	sum->faultless = greater(sum->faultless, r->faultless);
+	sum->settle = greater(sum->settle, r->settle);
+}
+
+static void
+coverage(const struct result *r)
 {
 	static const char *const others[] = { "REPLACE LOST, unknown", "any IN",
 		"CLEANUP" };
@@ -666,23 +1050,85 @@ coverage(void)
 		fprintf(err, "%-32s %9lu %9lu %9lu %9lu\n",
 		    i < REPLACE_LOST ? proto_name(cdb) :
 				       others[i - REPLACE_LOST],
-		    counts[i][COL_GOOD], counts[i][COL_CONFLICT],
-		    counts[i][COL_CHECK], counts[i][COL_BUSY]);
+		    r->counts[i][COL_GOOD], r->counts[i][COL_CONFLICT],
+		    r->counts[i][COL_CHECK], r->counts[i][COL_BUSY]);
 	}
 	for (i = 0; i < FAULTS; i++)
-		fprintf(err, "%-32s %9lu\n", fault_names[i], fault_counts[i]);
+		fprintf(err, "%-32s %9lu\n", fault_names[i], r->faults[i]);
+	fprintf(err, "%-32s %9lu\n", "removed keys back for a moment",
+	    r->revivals);
+	fprintf(err, "%-32s %9lu\n", "times a write would be refused",
+	    r->windows);
+	fprintf(err, "%-32s %9lld\n", "longest, ms", (long long)r->window);
+	fprintf(err, "%-32s %9lld\n", "... after the last fault, ms",
+	    (long long)r->calm);
+	fprintf(err, "%-32s %9lld\n", "... where no command fails, ms",
+	    (long long)r->faultless);
+	fprintf(err, "%-32s %9lld\n", "longest until all is settled, ms",
+	    (long long)r->settle);
+}
+
+/* Every stepth of the n seeds from the first one on, until it is late. */
+static void
+run_seeds(uint64_t first, unsigned long n, unsigned long job,
+    unsigned long step)
+{
+	static unsigned long i; /* outlives longjmp() */
+
+	for (i = job; i < n && (!late || time(NULL) < late); i += step) {
+		seed = first + i;
+		run_seed();
+		results[job].done++;
+	}
+	save_result(&results[job]);
+}
+
+/* When one has found something, the others need not go on. */
+static void
+run_jobs(unsigned long n, int jobs)
+{
+	pid_t pids[JOBS_MAX];
+	int i, status;
+
+	for (i = 0; i < jobs; i++) {
+		if ((pids[i] = fork()) < 0)
+			exit(2);
+		if (pids[i] == 0) {
+			run_seeds(seed, n, (unsigned long)i,
+			    (unsigned long)jobs);
+			exit(fflush(stdout) || failed);
+		}
+	}
+	while (wait(&status) > 0) {
+		if (status && !keep)
+			for (i = 0; i < jobs; i++)
+				kill(pids[i], SIGTERM);
+		failed |= status != 0;
+	}
+}
+
+static void
+run_file(const char *name)
+{
+	if (chance_read(name) < 0)
+		exit(2);
+	snprintf(schedule, sizeof(schedule), "sim -v -r %s", name);
+	is_wrong();
 }
 
 static void
 usage(void)
 {
-	fprintf(stderr, "usage: sim [-ckvw] [-n N] [-s SEED] | sim -f SEED\n");
+	fprintf(stderr, "usage: sim [-ckvw] [-j JOBS] [-n N] [-s SEED] "
+			"[-t SECONDS]\n"
+			"       sim [-vw] -r FILE\n"
+			"       sim -f SEED\n");
 	exit(2);
 }
 
 /* Messages of prhelper are for the trace. */
 static void
-set_up(void)
+set_up(int jobs)
 {
 	if (!(err = fdopen(dup(2), "w")))
 		exit(2);
@@ -692,24 +1138,35 @@ set_up(void)
 	else if (!warnings && !freopen("/dev/null", "w", stderr))
 		exit(2);
 	memset(tracing, noting, sizeof(tracing));
+	results = mmap(NULL, (size_t)jobs * sizeof(*results),
+	    PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (results == MAP_FAILED)
+		exit(2);
 }
 
 int
 main(int argc, char *argv[])
 {
-	static unsigned long n = 1, i; /* outlive longjmp() */
-	static int counted, many;
-	int opt;
+	const char *file = NULL;
+	unsigned long n = 1;
+	int opt, i, jobs = 1, counted_too = 0, many = 0;
 
 	seed = 1;
-	while ((opt = getopt(argc, argv, "cf:kn:s:vw")) != -1) {
+	while ((opt = getopt(argc, argv, "cf:j:kn:r:s:t:vw")) != -1) {
 		switch (opt) {
-		case 'c': counted = 1; break;
+		case 'c': counted_too = 1; break;
 		case 'k': keep = 1; break;
 		case 'f': compare = 1; /* fall through */
 		case 's': seed = strtoull(optarg, NULL, 10); break;
+		case 'j': jobs = atoi(optarg); break;
 		case 'n':
 			n = strtoul(optarg, NULL, 10);
+			many = 1;
+			break;
+		case 'r': file = optarg; break;
+		case 't':
+			late = time(NULL) + atoi(optarg);
+			n = (unsigned long)-1;
 			many = 1;
 			break;
 		case 'v': noting = 1; break;
@@ -717,17 +1174,22 @@ main(int argc, char *argv[])
 		default: usage();
 		}
 	}
-	if (optind < argc)
+	if (optind < argc || jobs < 1 || jobs > JOBS_MAX)
 		usage();
-	set_up();
+	set_up(jobs);
 	if (compare)
 		faithful();
-	for (i = 0; !compare && i < n; i++, seed++)
-		if (!setjmp(give_up))
-			schedule();
-	if (counted)
-		coverage();
+	else if (file)
+		run_file(file);
+	else if (jobs > 1)
+		run_jobs(n, jobs);
+	else
+		run_seeds(seed, n, 0, 1);
+	for (i = 1; i < jobs; i++)
+		add_result(&results[0], &results[i]);
+	if (counted_too)
+		coverage(&results[0]);
 	if (many)
-		printf("%lu schedules\n", n);
+		printf("%lu schedules\n", results[0].done);
 	return fflush(stdout) || failed;
 }

@@ -1,8 +1,10 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * The simulator: one logical unit (target.c), the paths to it and what goes
- * wrong on them (fabric.c), the guest, the other hosts and what must always
- * be true (sim.c). It includes nothing, like prhelper.h, which comes first.
+ * wrong on them (fabric.c), what others do (event.c), what must be true after
+ * each command (invariant.c) and in the long run (history.c), chance and how
+ * to have less of it (chance.c), schedules (sim.c). It includes nothing, like
+ * prhelper.h, which comes first.
  */
 
 /* Bits of byte 20 of a parameter list. */
@@ -18,7 +20,10 @@ enum {
 
 enum {
 	FOREIGN_MAX = 8, /* nexuses of other hosts */
-	NEXUS_MAX = PATHS_MAX + FOREIGN_MAX,
+	GHOSTS_MAX = 16, /* nexuses that paths of ours had once */
+	NEXUS_MAX = PATHS_MAX + FOREIGN_MAX + GHOSTS_MAX,
+	GUEST_KEY = 0xa1, /* and the next ones */
+	KEYS = 3,
 	UA_MAX = 6,
 	NOBODY = -1,
 };
@@ -50,7 +55,7 @@ struct target {
 	int nreg;
 	uint8_t order[NEXUS_MAX]; /* nexuses in the order they registered */
 	int n;
-	struct nexus nexus[NEXUS_MAX]; /* our paths, then the other hosts' */
+	struct nexus nexus[NEXUS_MAX]; /* our paths, the other hosts', ghosts */
 };
 
 /* Execute a command from a nexus; an IN puts its payload into rq->data. */
@@ -58,6 +63,13 @@ void target_run(
     struct target *, int nexus, const struct request *, struct reply *);
 /* A unit attention for a nexus. */
 void target_attention(struct target *, int nexus, uint16_t code);
+/*
+ * A nexus goes on as one that is new, and what it had stays with a ghost: an
+ * initiator port or a target port is another one.
+ */
+void target_replace(struct target *, int nexus);
+/* Power loss: what is left is what was to be kept. */
+void target_power_loss(struct target *);
 /* Is the reservation of an all registrants type? */
 int target_all(const struct target *);
 /* May a nexus write, or read, as the reservation is? SPC-4 table 67. */
@@ -88,6 +100,12 @@ enum fault {
 	F_HOST,    /* ... another host does something */
 	F_MAP,     /* device-mapper has no time */
 	F_STATE,   /* there is no room to remember the logical unit */
+	F_SUSPENDED, /* the map takes no message */
+	F_WRITES,  /* of the guest are still under way on a failed path */
+	F_DAEMON,  /* multipathd fails or reinstates a path */
+	F_TABLE,   /* ... or loads another table */
+	F_POWER,   /* the target loses power, or resets the unit */
+	F_KILL,    /* prhelper is killed */
 	FAULTS,
 };
 extern const char *const fault_names[FAULTS];
@@ -96,19 +114,22 @@ extern unsigned long fault_counts[FAULTS];
 enum path_state { RUNNING, OFFLINE, BLOCKED };
 
 #define NEVER INT64_MAX
+enum { QUEUE_MAX = 4 };
 
 /* A command that was sent and has not come back. */
 struct flight {
-	uint8_t there;
 	uint8_t executed;
+	uint8_t orphan;  /* who sent it was killed */
 	uint8_t how;
 	uint8_t busy;    /* status instead of the target's answer */
 	uint32_t sense;  /* ... and sense data */
+	int64_t sent_at;
 	int64_t run_at;  /* it is executed then, or NEVER */
 	int64_t end_at;
 	struct job *job; /* NULL: abandoned */
 	int action;      /* of the guest's command that it was sent for */
 	uint64_t victim; /* the key that the guest preempts with that */
+	uint64_t key;    /* ... or registers */
 	unsigned long serial; /* ... and its number */
 	struct request rq;
 	struct reply rp;
@@ -120,40 +141,99 @@ struct road {
 	enum path_state state;
 	uint8_t unlisted;  /* not in the table of the map */
 	uint8_t failed;    /* shown as F */
+	uint8_t gated;     /* ... because prhelper said so */
+	uint8_t seen_away; /* prhelper has seen that it was not listed */
+	uint8_t noted;     /* prhelper has written down that it did */
 	uint8_t group;     /* 0 is the current one */
 	uint8_t standby;
 	uint8_t touched;   /* something went wrong during this command */
 	uint8_t disturbed; /* its key was changed by somebody else */
 	int64_t busy_until, full_until, alua_until;
-	struct flight flight;
+	int64_t writes_until; /* of the guest, from before it was failed */
+	int64_t refused_since; /* the guest's writes, though it may; or NEVER */
+	/* Commands under way: the first is at the device, the rest behind. */
+	int first, queued;
+	struct flight flight[QUEUE_MAX];
 };
 
 struct world {
 	int64_t clock;
 	struct target lun;
-	int paths; /* our nexuses are 0 to paths - 1, then the others' */
+	int paths;  /* our nexuses are 0 to paths - 1 */
+	int others; /* then these, of other hosts, then ghosts of ours */
 	int rate[FAULTS];
 	int queues;           /* queue_if_no_path */
+	uint8_t aptpl;        /* what all who register say of that */
 	struct lun state;     /* what prhelper remembers */
+	struct lun saved;     /* ... what its successor would */
 	int lent;             /* it has it now */
-	unsigned long serial; /* of the guest's command */
+	int forgetful;        /* there is no state directory */
+	int looks;            /* it looks by itself */
+	int faultless;        /* commands never fail */
+	int saw_map;          /* it has, and there was one */
+	int mortal;           /* it may be killed now */
+	int reborn;           /* it was, and the next one has not looked yet */
+	int64_t look_at;      /* it looks again, or NEVER */
+	int64_t calm_at;      /* what went wrong is over by then */
+	unsigned long serial; /* of the guest's command, or the look */
 	unsigned long calls;  /* of the seam during that */
+	unsigned long sent;   /* commands that reached the target, by it */
 	struct road road[PATHS_MAX];
 };
 extern struct world w;
 
 /* A fresh world: everything works, nothing is registered. */
 void fabric_reset(enum kind, int paths, int foreign);
-/* Let time pass, and with it what is under way. */
+/* Let time pass, and with it what is under way, and what prhelper does. */
 void fabric_pass(int64_t until);
+/* What goes wrong has an effect until then. */
+void fabric_trouble(int64_t until);
 /* Can a command reach the target through this path? */
 int fabric_usable(int path);
+/* Device-mapper tells of a change: prhelper looks as soon as it can. */
+void fabric_map_event(void);
+/* prhelper is no more: nobody waits for what it sent. */
+void fabric_abandon(void);
+/* Nothing more goes wrong; what is under way comes back soon. */
+void fabric_heal(void);
 
-/* sim.c: chance, the trace, and those who look on */
+/* event.c: what others do, each at any moment */
 
-/* The seed decides: 0 to n - 1; and yes in n of 1,000 cases. */
+void path_down(int n);
+void path_up(int n);
+void multipathd_acts(void);
+void table_changes(void);
+void target_fails(void);
+
+/* chance.c: what is decided, by a seed or by a list of decisions */
+
+/* Begin: from a seed; or from a list, after whose end it is always 0. */
+void chance_seed(uint64_t);
+void chance_list(const uint32_t *, size_t);
+/* v, which is less than n, unless the list says something else. */
+uint32_t decide(uint32_t v, uint32_t n);
+/*
+ * 0 to n - 1; the same, of which the greatest is the simplest; and yes in n of
+ * 1,000 cases.
+ */
 uint32_t draw(uint32_t n);
+uint32_t draw_down(uint32_t n);
 int chance(int n);
+/* A step of the schedule begins, which can be left out as a whole. */
+void chance_step(void);
+/* What was decided since the begin. */
+const uint32_t *chance_decided(size_t *n);
+/*
+ * Shorten the list that was decided as long as run() finds the same wrong
+ * with it, but not for ever. The length that is left; it is what was decided.
+ */
+size_t chance_shrink(int (*run)(const uint32_t *, size_t));
+/* A list in a file: 0, or -1. */
+int chance_write(const char *name);
+int chance_read(const char *name);
+
+/* sim.c: schedules, the guest, the trace */
+
 /* Something is wrong: say so, and how to see it again. */
 _Noreturn void violated(const char *, ...)
     __attribute__((format(printf, 1, 2)));
@@ -164,7 +244,19 @@ void note(const char *, ...) __attribute__((format(printf, 1, 2)));
 const char *words(const struct request *);
 const char *answer(const struct reply *);
 
+/* prhelper looks after its units; it may be killed meanwhile. */
+void look(void);
+/* prhelper is killed here and now. */
+_Noreturn void kill_helper(void);
+/* Another host does something. */
+void other_host(void);
+
 /* invariant.c: what must always be true, and what it is told */
+
+/* Is it a nexus of our own, or one that was? */
+int ours(int nexus);
+/* Does one of our paths have this key? */
+int ours_have(const struct target *, uint64_t key);
 
 /* The guest's command begins: what it is. */
 void guest_begins(const struct request *);
@@ -179,5 +271,45 @@ void after_other(void);
 void guest_hindered(void);
 /* It has its answer; everything is checked. */
 void guest_ends(const struct request *, const struct reply *);
-/* Another host does something. */
-void other_host(void);
+/* Does prhelper know of each nexus that has the guest's key? */
+int record_whole(void);
+/* prhelper was killed, or begins to look, or has looked. */
+void guest_is_left(void);
+void look_begins(void);
+void look_ends(void);
+
+/* history.c: what must be true in the long run */
+
+extern unsigned long windows, revivals;
+/*
+ * Windows in which a write is refused: all of it; only what was after the
+ * last fault, also where commands never fail. Until all is settled.
+ */
+extern int64_t longest_window, longest_calm[2], longest_settle;
+
+void history_reset(void);
+void history_begins(const struct request *);
+/* The key that the guest's command registers, or 0. */
+uint64_t history_key(void);
+void history_ends(const struct request *, const struct reply *);
+/* It was killed during the guest's command, or at any other time. */
+void history_killed(void);
+/* Somebody else's command, or power loss, took these keys from our paths. */
+void history_removed(uint64_t key, int by_others);
+void history_other(void);
+int history_lost(void);
+int history_twin(uint64_t key);
+void history_late(void);
+/* A command of ours gave a key to a path. */
+void history_registered(
+    int path, uint64_t key, const struct flight *, int late);
+/* Something may have changed for the guest's writes. */
+void history_watch(void);
+/* A command of the guest or a look is over. */
+void history_rest(void);
+/* Has somebody removed this key? */
+int history_was_removed(uint64_t key);
+/* What the guest may have, in words. */
+const char *history_keys(void);
+/* Is each usable path as it should be? */
+int history_settled(void);

@@ -650,3 +650,44 @@ target_run(
 		proto_sense(rp, answer);
 	rp->len = answer ? 0 : len;
 }
+
+void
+target_replace(struct target *t, int me)
+{
+	int i, ghost = t->n;
+
+	if (t->nexus[me].key && t->n < NEXUS_MAX) {
+		t->nexus[ghost] = t->nexus[me];
+		t->n++;
+		if (t->holder == me)
+			t->holder = ghost;
+		for (i = 0; i < t->nreg; i++)
+			if (t->order[i] == me)
+				t->order[i] = (uint8_t)ghost;
+	} else if (t->nexus[me].key) {
+		drop(t, me);
+	}
+	t->nexus[me].key = 0;
+	t->nexus[me].all_tg_pt = 0;
+	t->nexus[me].nua = 0;
+	t->changes++;
+}
+
+void
+target_power_loss(struct target *t)
+{
+	int i;
+
+	if (!t->aptpl) {
+		t->holder = NOBODY;
+		t->type = 0;
+		t->crkey = 0;
+		t->nreg = 0;
+		t->generation = 0;
+		for (i = 0; i < t->n; i++)
+			t->nexus[i].key = 0;
+		t->changes++;
+	}
+	for (i = 0; i < t->n; i++)
+		target_attention(t, i, 0x2900);
+}

@@ -206,8 +206,8 @@ done
 
 ok 'a helper serves' up "$sock"
 first=$pid
-is "$(find "$tmp" -name '*sock*' -o -name '.prh*')" "$sock" \
-	'one name in its directory'
+is "$(find "$tmp" -name '*sock*' ! -name '*.state' -o -name '.prh*')" \
+	"$sock" 'one name in its directory'
 refuses 'a socket in use' "*$sock*in use*" "$prhelper" -k "$sock"
 ok 'the first helper still serves' answers "$sock"
 kill -9 "$first"
@@ -365,6 +365,39 @@ is "$(grep -c '^prhelper: .*reply' err)" "$(wc -l <err)" \
 ok 'something was printed' test -s err
 down
 
+### state, which is for multipath maps
+
+made=
+[ ! -c /dev/mapper/control ] || made='directory 700 root'
+
+# state_of SOCKET: what the directory beside it is
+state_of() {
+	stat -c '%F %a %U' "$1.state" 2>/dev/null
+}
+
+rm -rf "$sock.state"
+up "$sock"
+is "$(state_of "$sock")" "$made" 'a state directory, with device-mapper only'
+down
+if [ "$made" ]; then
+	is "$(state_of "$sock")" "$made" 'it is still there at the end'
+	serves 'and taken over'
+	chmod 770 "$sock.state"
+	ok 'writable for others: served' up "$sock"
+	like "$(wc -l <err) $(cat err)" "1 prhelper: *$sock.state*" \
+		'one line names it'
+	down
+	rm -rf "$sock.state"
+	ln -s "$tmp" "$sock.state"
+	ok 'a symbolic link: served' up "$sock"
+	like "$(wc -l <err) $(cat err)" "1 prhelper: *$sock.state*" \
+		'one line names it'
+	down
+	rm "$sock.state"
+else
+	skip 'a state directory' 'no device-mapper'
+fi
+
 ### socket activation
 
 # activated FDS [ARGUMENT...]: as started by a service manager
@@ -417,7 +450,8 @@ by_systemd() {
 	: >err
 	ok 'clean end' ends
 	ok 'the socket file is not removed' test -S "$1"
-	rm -f "$1"
+	is "$(state_of "$1")" "$made" 'the state directory is beside it'
+	rm -rf "$1" "$1.state"
 }
 
 by_systemd "$sock"
@@ -619,7 +653,7 @@ drops() {
 	# shellcheck disable=SC2086 # two words
 	is "$(privileges)" "$(want $ids "$groups" $caps)" "$what: privileges"
 	ok "$what: clean end, no complaint" ends
-	rm -f "$sock"
+	rm -rf "$sock" "$sock.state"
 }
 
 nogroup=$(id -g nobody)
@@ -637,6 +671,6 @@ mkdir -m 777 open
 refuses 'somebody without the right to send commands' '*CAP_SYS_RAWIO*' \
 	setpriv --reuid 65534 --regid 65534 --clear-groups \
 	"$prhelper" -k "$tmp/open/sock"
-is "$(ls -A open)" '' 'leaves nothing behind'
+is "$(ls -A open)" "${made:+sock.state}" 'leaves no socket behind'
 
 done_testing

@@ -2,7 +2,8 @@
 # See LICENSE file for copyright and license details.
 #
 # The unit tests, under AddressSanitizer and UndefinedBehaviorSanitizer; what
-# has threads also under ThreadSanitizer. Each is a program of its own that
+# has threads also under ThreadSanitizer; what libc takes part in, also with
+# the libc of the static binary. Each is a program of its own that
 # brings the rooms below the one it tests.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -15,10 +16,16 @@ n=0
 unit() {
 	watch=$1 name=$2
 	shift 2
-	gcc -std=c11 -g -D_GNU_SOURCE -DVERSION='"test"' -Wall -Wextra \
-		-Werror -pthread "-fsanitize=$watch" \
-		-fno-sanitize-recover=all -o "$tmp/$name" \
-		"test/unit/$name.c" "$@"
+	if [ "$watch" = musl ]; then
+		set -- -idirafter /usr/include \
+			-idirafter "/usr/include/$(gcc -print-multiarch)" "$@"
+		cc=musl-gcc
+	else
+		set -- "-fsanitize=$watch" -fno-sanitize-recover=all "$@"
+		cc=gcc
+	fi
+	$cc -std=c11 -g -D_GNU_SOURCE -DVERSION='"test"' -Wall -Wextra \
+		-Werror -pthread -o "$tmp/$name" "test/unit/$name.c" "$@"
 	"$tmp/$name" >"$tmp/out" 2>&1 && status=0 || status=$?
 	count=$(grep -Ec '^(not )?ok ' "$tmp/out") || :
 	awk -v n=$n -v name="$name" '
@@ -40,9 +47,11 @@ memory=address,undefined
 	unit $memory outcome sg.c path.c proto.c $below
 	unit $memory dmparse dm.c path.c $below -ldevmapper
 	unit $memory paths path.c
+	unit musl statefile state.c trace.c util.c
 	for watch in $memory thread; do
 		unit $watch dmread dm.c $below
 		unit $watch luns state.c trace.c util.c
+		unit $watch statefile state.c trace.c util.c
 		unit $watch batch sg.c proto.c $below
 	done
 }

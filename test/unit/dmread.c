@@ -1,17 +1,27 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * dm_read() and dm_queues(): which device-mapper devices are a multipath map,
- * and what is said when the library fails. The linker chooses this file's
- * libdevmapper, fstat(), access() and path.c.
+ * and what is said when the library fails. dm_use_path(): the messages.
+ * dm_wait(): what wakes it. The linker chooses this file's libdevmapper,
+ * fstat(), access(), open() and ioctl() of the control node, and path.c.
  */
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/types.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libdevmapper.h>
+#include <linux/dm-ioctl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +114,7 @@ static const struct device {
 
 struct dm_task {
 	int type, major, minor, next, no_flush, no_open_count;
+	char message[64];
 };
 
 static int driver = 1, run_errno, no_memory, tasks;
@@ -112,6 +123,9 @@ static mode_t mode = S_IFBLK;
 static dev_t rdev;
 static int control = 1, calls;
 static atomic_int stuck; /* 1: the library is to hang, 2: it does */
+static const char *version = "4.47.0";
+static char sent[96];                            /* the last message */
+static int events = -1, opened, armed, arm_errno; /* of the control node */
 
 struct dm_task *
 dm_task_create(int type)
@@ -153,6 +167,13 @@ dm_task_no_open_count(struct dm_task *t)
 	return t->no_open_count = 1;
 }
 
+int
+dm_task_set_message(struct dm_task *t, const char *message)
+{
+	snprintf(t->message, sizeof(t->message), "%s", message);
+	return 1;
+}
+
 static int
 known(const struct dm_task *t)
 {
@@ -171,6 +192,8 @@ dm_task_run(struct dm_task *t)
 	}
 	if (run_errno || !t->no_flush || !t->no_open_count)
 		return 0;
+	if (t->type == DM_DEVICE_TARGET_MSG)
+		snprintf(sent, sizeof(sent), "%d %s", t->minor, t->message);
 	return known(t) || t->type == DM_DEVICE_STATUS;
 }
 
@@ -200,10 +223,10 @@ dm_get_next_target(struct dm_task *t, void *next, uint64_t *start,
 }
 
 int
-dm_driver_version(char *version, size_t size)
+dm_driver_version(char *buf, size_t size)
 {
 	calls++;
-	snprintf(version, size, "4.47.0");
+	snprintf(buf, size, "%s", version);
 	return driver;
 }
 
@@ -232,6 +255,44 @@ access(const char *path, int how)
 		return 0;
 	errno = ENOENT;
 	return -1;
+}
+
+int
+open(const char *path, int flags, ...)
+{
+	va_list ap;
+	int perm;
+
+	va_start(ap, flags);
+	perm = flags & O_CREAT ? va_arg(ap, int) : 0;
+	va_end(ap);
+	if (strcmp(path, "/dev/mapper/control") != 0)
+		return (int)syscall(SYS_openat, AT_FDCWD, path, flags, perm);
+	opened++;
+	return events = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+/* As the kernel checks it. */
+int
+ioctl(int fd, unsigned long request, ...)
+{
+	const struct dm_ioctl *d;
+	uint64_t count;
+	va_list ap;
+
+	va_start(ap, request);
+	d = va_arg(ap, struct dm_ioctl *);
+	va_end(ap);
+	errno = arm_errno;
+	if (arm_errno || fd != events ||
+		(unsigned int)request != DM_DEV_ARM_POLL ||
+		d->version[0] != 4 || d->version[1] > 37 || d->flags ||
+		d->data_size < offsetof(struct dm_ioctl, data) ||
+		d->name[0] || d->uuid[0])
+		return -1;
+	armed++;
+	(void)!read(fd, &count, sizeof(count));
+	return 0;
 }
 
 int
@@ -408,10 +469,113 @@ turns(void)
 	check(now() - began >= DM_TIME - 20 && atomic_load(&stuck),
 		"after a second, not after the other");
 	check(dm_queues(&m) == 1, "a map may queue if nobody can say");
+	check(dm_use_path(&m, makedev(8, 16), 0) == -1, "nor for a message");
 	atomic_store(&stuck, 0);
 	pthread_join(t, NULL);
 	check(r == DM_MAP && hung_map.n == 2, "the one that hung has its map");
 	check(dm_read(FAKE_FD, &m) == DM_MAP, "and the next one, too");
+}
+
+static void
+messages(void)
+{
+	struct map m = { .dev = makedev(DM_MAJOR, 0) };
+
+	check(dm_use_path(&m, makedev(8, 16), 0) == 0 &&
+		strcmp(sent, "0 fail_path 8:16") == 0, sent);
+	check(dm_use_path(&m, makedev(65, 240), 1) == 0 &&
+		strcmp(sent, "0 reinstate_path 65:240") == 0, sent);
+	run_errno = EBUSY;
+	check(dm_use_path(&m, makedev(8, 16), 0) == -1, "a suspended map");
+	run_errno = 0;
+	m.dev = makedev(DM_MAJOR, 200);
+	check(dm_use_path(&m, makedev(8, 16), 0) == -1, "a map that is gone");
+	no_memory = 1;
+	check(dm_use_path(&m, makedev(8, 16), 0) == -1, "no memory");
+	no_memory = 0;
+	check(tasks == 0, "no task is left behind");
+}
+
+static void
+numbers(void)
+{
+	struct map m;
+
+	check(dm_look(makedev(DM_MAJOR, 2), &m) == DM_MAP && m.n == 2 &&
+		m.dev == makedev(DM_MAJOR, 0), "a map by its number");
+	check(dm_look(makedev(DM_MAJOR, 200), &m) == DM_OTHER, "a gone one");
+	check(dm_look(0, &m) == DM_OTHER, "none");
+}
+
+static void
+nothing(int sig)
+{
+	(void)sig;
+}
+
+/* How long it waits, about. */
+static int64_t
+waits(int ms)
+{
+	int64_t began = now();
+
+	dm_wait(ms);
+	return now() - began;
+}
+
+static int
+about(int64_t ms, int64_t want)
+{
+	return ms >= want - 5 && ms < want + 300;
+}
+
+static void
+change(void)
+{
+	const uint64_t one = 1;
+
+	if (write(events, &one, sizeof(one)) < 0)
+		failed++;
+}
+
+static void
+begin(const char *v)
+{
+	version = v;
+	opened = 0;
+	dm_init();
+}
+
+static void
+waiting(void)
+{
+	struct itimerval soon = { .it_value.tv_usec = 100000 };
+	struct sigaction sa = { .sa_handler = nothing };
+
+	begin("4.37.0");
+	check(opened == 1, "dm 4.37: its events are watched");
+	check(about(waits(100), 100) && armed == 0, "nothing happens");
+	check(about(waits(0), 0), "no time to wait");
+	change();
+	check(about(waits(-1), 0) && armed == 1, "a change before");
+	check(about(waits(100), 100), "which is reported once");
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	check(about(waits(10000), 100) && armed == 1, "a signal ends it");
+	arm_errno = EACCES;
+	change();
+	check(about(waits(-1), 0), "a change that cannot be awaited again");
+	arm_errno = 0;
+	check(about(waits(-1), LOOK_TIME), "then it is looked now and then");
+	check(about(waits(100), 100), "or sooner");
+	begin("4.36.0");
+	check(opened == 0, "dm 4.36: no events");
+	begin("5.40.0");
+	check(opened == 0, "dm 5: unknown");
+	begin("4.");
+	check(opened == 0, "no version");
+	check(about(waits(LOOK_TIME + 5000), LOOK_TIME),
+		"without events never longer");
 }
 
 int
@@ -423,6 +587,9 @@ main(void)
 	queues();
 	failures();
 	turns();
+	numbers();
+	messages();
+	waiting();
 	printf("1..%d\n", tests);
 	return failed != 0;
 }

@@ -152,6 +152,42 @@ waiting(void)
 	check(atomic_load(&got) == 1, "the second has it after the first");
 }
 
+/* The units that have to be looked after, in one word. */
+static const char *
+listed(void)
+{
+	static char list[256];
+	char wwid[WWID_LEN];
+	int i = 0;
+
+	list[0] = '\0';
+	while (state_next(&i, wwid) == 0 && strlen(list) < 200)
+		strcat(strcat(list, wwid), " ");
+	return list;
+}
+
+static void
+next(void)
+{
+	struct lun *l;
+
+	check(strcmp(listed(), "naa.1 ") == 0, "only one has a key");
+	l = state_get("naa.2");
+	check(strcmp(listed(), "naa.1 ") == 0,
+		"one in use is left to who has it");
+	l->n = 1;
+	l->marks[0].mark = MARK_CLEAN;
+	state_put(l);
+	check(strcmp(listed(), "naa.1 ") == 0, "a clean path needs no care");
+	l = state_get("naa.2");
+	l->marks[0].mark = MARK_CLEAR;
+	state_put(l);
+	check(strcmp(listed(), "naa.1 naa.2 ") == 0, "another does");
+	l = state_get("naa.2");
+	l->n = 0;
+	state_put(l);
+}
+
 static struct lun *
 fill(int i)
 {
@@ -178,6 +214,17 @@ full(void)
 	check(l && l->key == 1, "what is in it is found");
 	l->key = 0;
 	l->n = 2;
+	l->marks[1].failed = 1;
+	state_put(l);
+	check(fill(LUNS_MAX * 2) == NULL,
+		"a path that we failed is not forgotten");
+	l = fill(3);
+	l->marks[1].failed = 0;
+	l->marks[0].mark = MARK_SET;
+	state_put(l);
+	check(fill(LUNS_MAX * 2) == NULL, "nor one that missed something");
+	l = fill(3);
+	l->marks[0].mark = MARK_CLEAN;
 	held = l;
 	check(fill(LUNS_MAX * 2) == NULL, "what is in use is not forgotten");
 	state_put(l);
@@ -195,6 +242,7 @@ main(void)
 {
 	verbosity = LOG_ERRORS;
 	memory();
+	next();
 	turns();
 	waiting();
 	full();

@@ -26,7 +26,8 @@
 
 /* Everything that sysfs and /dev say of the path 8:16. */
 static struct {
-	const char *state, *wwid, *uevent, *size; /* NULL: no such file */
+	/* NULL: no such file */
+	const char *state, *wwid, *uevent, *size, *device_busy;
 	int no_sysfs;
 	int err;     /* of opening the node */
 	int vanish;  /* the disk goes away when its node is opened */
@@ -60,6 +61,12 @@ say(int level, const char *fmt, ...)
 {
 	(void)level;
 	(void)fmt;
+}
+
+int
+number(const char *s)
+{
+	return atoi(s);
 }
 
 /* A descriptor from which the text can be read. */
@@ -101,6 +108,8 @@ open(const char *path, int how, ...)
 		return text(sys.wwid);
 	if (strcmp(name, "uevent") == 0)
 		return text(sys.uevent);
+	if (strcmp(name, "device/device_busy") == 0)
+		return text(sys.device_busy);
 	return text(strcmp(name, "size") == 0 ? sys.size : NULL);
 }
 
@@ -228,6 +237,19 @@ names(void)
 }
 
 static void
+busy(void)
+{
+	const dev_t dev = makedev(8, 16);
+
+	reset();
+	check(path_busy(dev) == 0, "no device_busy: not busy");
+	sys.device_busy = "0\n";
+	check(path_busy(dev) == 0, "nothing under way");
+	sys.device_busy = "12\n";
+	check(path_busy(dev) > 0, "commands under way");
+}
+
+static void
 opens(void)
 {
 	uint8_t how = 0xee;
@@ -292,6 +314,7 @@ main(void)
 {
 	states();
 	names();
+	busy();
 	opens();
 	without_sysfs();
 	printf("1..%d\n", tests);
