@@ -109,12 +109,12 @@ read_from() {
 
 ### Maps: dm-multipath, whose paths such disks are
 
-# multipath NAME DISK...: make the map /dev/mapper/NAME. Each "-" between disks
-# begins another path group. $features: such as "1 queue_if_no_path". It takes
-# the paths of a group in turn, for one command each.
-multipath() (
-	map=$1 groups=0 all='' group='' n=0
-	shift
+# map_table DISK...: print the table of a map. Each "-" between disks begins
+# another path group. $features: such as "1 queue_if_no_path". It takes the
+# paths of a group in turn, for one command each.
+map_table() (
+	size=$(blockdev --getsz "$1")
+	groups=0 all='' group='' n=0
 	for d in "$@" -; do
 		if [ "$d" = - ]; then
 			all="$all round-robin 0 $n 1$group"
@@ -123,10 +123,30 @@ multipath() (
 			group="$group $d 1" n=$((n + 1))
 		fi
 	done
-	dmsetup create "$map" --table "0 $(blockdev --getsz "$1") $(
-		)multipath ${features:-0} 0 $groups 1$all"
+	echo "0 $size multipath ${features:-0} 0 $groups 1$all"
+)
+
+# multipath NAME DISK...: make the map /dev/mapper/NAME
+multipath() (
+	map=$1
+	shift
+	dmsetup create "$map" --table "$(map_table "$@")"
 	dmsetup mknodes "$map"
 )
+
+# reload NAME DISK...: from now on it has these paths
+reload() (
+	map=$1
+	shift
+	dmsetup load "$map" --table "$(map_table "$@")"
+	dmsetup resume "$map"
+)
+
+# failed MAP: print the numbers of the paths that it does not use
+failed() {
+	dmsetup status "$1" | tr ' ' '\n' |
+		sed -n '/^[0-9]*:[0-9]*$/{h;n;/^F$/{x;p;};}' | xargs
+}
 
 # fail MAP DISK, reinstate MAP DISK: device-mapper shall use it no more, again
 fail() {
@@ -335,11 +355,125 @@ holder_is() {
 		"${kind:+$kind: }... holder: ${1:-none}"
 }
 
-# copies_are WANT: as "4 a, 1 b", of how many nexuses each key is
-copies_are() {
-	is "$(keys "$witness" | awk '
+# copies: print of how many nexuses each key is, as "4 a, 1 b"
+copies() {
+	keys "$witness" | awk '
 		{ for (i = 1; i <= NF; i++) n[$i]++ }
 		END { for (k in n) print n[k], k }' |
-		sort -k 2 | sed '$!s/$/,/' | xargs)" "$1" \
-		"${kind:+$kind: }... keys at the target: ${1:-none}"
+		sort -k 2 | sed '$!s/$/,/' | xargs
+}
+
+copies_are() {
+	is "$(copies)" "$1" "${kind:+$kind: }... keys at the target: ${1:-none}"
+}
+
+# copies_become WANT: without a command of the guest, sooner or later
+copies_become() {
+	within 30 copies_match "$1" || :
+	copies_are "$1"
+}
+
+copies_match() {
+	[ "$(copies)" = "$1" ]
+}
+
+# copies_stay WANT: they are it, and still are when a returned path would have
+# been seen to several times
+copies_stay() {
+	end=$(($(date +%s) + 3))
+	while copies_match "$1" && [ "$(date +%s)" -lt $end ]; do
+		:
+	done
+	is "$(copies)" "$1" \
+		"${kind:+$kind: }... keys at the target stay: ${1:-none}"
+}
+
+### For cases about one map of four paths
+
+mp=/dev/mapper/mp
+# shellcheck disable=SC2034 # for cases
+we_ro='Write Exclusive, registrants only'
+
+# four_paths: a logical unit, our four paths to it, which are the map, another
+# host's nexus, and a witness who never registers
+four_paths() {
+	lun a
+	p1=$(path a 1)
+	p2=$(path a 2)
+	p3=$(path a 1)
+	p4=$(path a 2)
+	o=$(path a)
+	w=$(path a)
+	witness=$w
+	ours="$p1 $p2 $p3 $p4"
+	multipath mp "$p1" "$p2" "$p3" "$p4"
+}
+
+serve() {
+	start_helper -v -T path_step -T path_done
+}
+
+# killed: the helper is, with no chance to say good-bye
+killed() {
+	kill -KILL "$helper_pid"
+	wait "$helper_pid" || :
+} 2>/dev/null
+
+# put WANT WHAT ACTION TYPE KEY ACTION-KEY [FLAGS]: the guest's command
+put() {
+	want=$1 what=$2
+	shift 2
+	prout "$want" "$what" $mp "$@"
+}
+
+# other ACTION TYPE KEY ACTION-KEY: a command of the other host
+other() {
+	drain "$o"
+	raw_out "$o" "$@"
+}
+
+# fresh KEY: nothing is reserved, the other host has key b, the guest this one
+fresh() {
+	for d in $ours; do
+		running "$d"
+	done
+	for d in $(failed mp); do
+		reinstate mp "$d"
+	done
+	pr_out $mp 6 0 0 a >/dev/null
+	pr_out $mp 3 0 a 0 >/dev/null
+	for d in $ours; do
+		drain "$d"
+	done
+	other 6 0 0 b
+	pr_out $mp 6 0 0 "$1" >/dev/null
+}
+
+# holding: print the disk that is the path which holds the reservation
+holding() {
+	# Its target port has the number of the path, but for a later p4
+	port=$(full "$w" | sed -n 's/ .* holder//p' | head -n 1)
+	eval "echo \${p$port:-$p4}"
+}
+
+# returned DISK WANT: the path works again; soon the keys are so, and the map
+# has it back
+returned() {
+	start=$(ms)
+	running "$1"
+	within 30 copies_match "$2" || :
+	t=$(($(ms) - start))
+	copies_are "$2"
+	diag "$kind: so after $t ms"
+	whole
+}
+
+# whole: the map uses all its paths
+whole() {
+	within 30 test_whole || :
+	is "$(failed mp)" '' "$kind: ... the map uses each path"
+}
+
+test_whole() {
+	[ -z "$(failed mp)" ]
 }
