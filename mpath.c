@@ -94,6 +94,7 @@ struct op {
 	int verified; /* no path said GOOD, but the effect is there */
 	int self;     /* a PREEMPT concerns our own key */
 	int same;     /* the key is registered once more */
+	int anyway;   /* a path that missed a change is as good as another */
 	int gone;     /* the key before was removed by another node */
 	int blind;    /* keys are put where there was none, or any */
 	int reset;    /* a path was, and may have lost its key */
@@ -861,7 +862,8 @@ outdated(struct op *op, dev_t dev)
 {
 	int mark = mark_of(op->lun, dev);
 
-	return mark > MARK_CLEAN || (op->was && mark == MARK_NONE);
+	return !op->anyway &&
+	    (mark > MARK_CLEAN || (op->was && mark == MARK_NONE));
 }
 
 /*
@@ -871,15 +873,17 @@ outdated(struct op *op, dev_t dev)
 static int
 canary(struct op *op)
 {
-	int i, v, found = AWAY;
+	int i, v, skipped = 0, found = AWAY;
 	dev_t dev;
 
 	op->lost = op->verified = 0;
 	op->unsure = 0;
 	for (i = 0; i < op->map.n && found < FINAL; i++) {
 		dev = op->map.paths[i].dev;
-		if (op->key != op->was && outdated(op, dev))
+		if (op->key != op->was && outdated(op, dev)) {
+			skipped++;
 			continue;
+		}
 		/* Those that had it for sure are the ones to be believed. */
 		if (op->lost && !is_clean(op, dev))
 			continue;
@@ -890,6 +894,11 @@ canary(struct op *op)
 		}
 		if (v == LOST)
 			op->unsure = dev;
+		/* Another one's end would leave the reservation behind. */
+		if (v == LOST && dev == op->lun->holder &&
+		    op->action != RELEASE && op->action != CLEAR &&
+		    op->sa_key == 0)
+			break;
 		if (v == CONFLICT && believed(op, dev))
 			break;
 	}
@@ -900,6 +909,11 @@ canary(struct op *op)
 	}
 	if (i == op->map.n && op->lost)
 		lost_key(op);
+	/* It would be right for none but such a path, if at all. */
+	if (skipped == op->map.n && (op->key || op->action != REGISTER)) {
+		proto_status(op->rp, RESERVATION_CONFLICT);
+		return CONFLICT;
+	}
 	return found;
 }
 
@@ -912,7 +926,8 @@ missed(struct op *op, dev_t dev)
 	int mark = mark_of(op->lun, dev);
 
 	trace_step(dev, "missed the change");
-	if (op->same && mark_of(&op->before, dev) == MARK_CLEAN)
+	if (op->same && mark != MARK_TAINTED &&
+	    mark_of(&op->before, dev) == MARK_CLEAN)
 		set_mark(op->lun, dev, MARK_CLEAN); /* it missed nothing */
 	else if (mark != MARK_TAINTED && mark != MARK_GONE)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
@@ -1289,17 +1304,28 @@ retreat(struct op *op, int preempted)
 		warn("%s: not all paths could be rolled back", op->map.wwid);
 }
 
+static int
+has_come(struct op *op, const struct map *old, dev_t dev)
+{
+	int i, mark = mark_of(op->lun, dev);
+
+	for (i = 0; i < old->n && old->paths[i].dev != dev; i++)
+		;
+	return mark == MARK_NONE || (i == old->n && mark != MARK_CLEAN);
+}
+
 /* Paths that came while we were busy get the key, too. */
 static int
 catch_up(struct op *op)
 {
+	const struct map old = op->map;
 	int i, round, r = BROUGHT;
 
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
 		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
 			break;
 		for (i = 0; i < op->map.n; i++)
-			if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
+			if (has_come(op, &old, op->map.paths[i].dev))
 				break;
 		if (i == op->map.n)
 			break;
@@ -1400,6 +1426,10 @@ lay_ghosts(struct op *op, int before, int known)
 	held = held_by(op, op->was, &type);
 	if (held < 0)
 		return;
+	if (held) {
+		op->lun->holder = 0;
+		state_save(op->lun);
+	}
 	send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
 	    op->sa_key, op->was);
 	if (held)
@@ -1454,7 +1484,7 @@ registers_again(struct op *op)
 
 	return op->was && op->sa_key == op->was && op->key == op->was &&
 	    op->lun->aptpl == guest_aptpl(op) && is_clean(op, first) &&
-	    probe(op, first, op->was) == DONE;
+	    probe(op, first, op->was) == DONE && proven(op);
 }
 
 static void
@@ -1648,7 +1678,7 @@ release_lost(struct op *op, int was_held)
 		return good(op);
 	if (held < 1)
 		return LOST;
-	if (type != (op->rq->cdb[2] & TYPE_MASK)) {
+	if (type != op->rq->cdb[2]) {
 		proto_sense(op->rp, INVALID_RELEASE);
 		return FINAL;
 	}
@@ -1786,6 +1816,7 @@ rebuild(struct op *op)
 		return CONFLICT;
 	}
 	trace_step(op->canary, "registered again: the target had removed it");
+	op->lun->holder = 0;
 	begin(op, op->key);
 	for (i = 0, v = LOST; i < ROUNDS_MAX && v <= ELSEWHERE; i++)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
@@ -1864,7 +1895,6 @@ move_holder(struct op *op, int type)
 	int v;
 
 	make_out(op, &rq, params, PREEMPT, type, op->key, op->key);
-	rq.fd = guest->fd;
 	op->rq = &rq;
 	op->action = PREEMPT;
 	op->sa_key = op->key;
@@ -2354,6 +2384,7 @@ run_out(struct op *op)
 		heal_aside(op);
 		sort_paths(op);
 		op->was = op->lun->key;
+		op->anyway = 1; /* it does not expect to have one */
 		v = commands[op->action](op);
 	}
 	return v;

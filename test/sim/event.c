@@ -116,6 +116,8 @@ table_changes(void)
 			after_other();
 			note("p%d is another nexus now", i + 1);
 		}
+		r->joined = w.serial;
+		r->joined_at = w.sent;
 		note("p%d is in the map", i + 1);
 	}
 	reload();

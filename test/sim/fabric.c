@@ -47,6 +47,8 @@ const char *const fault_names[FAULTS] = {
 	[F_MEDIUM] = "medium error",
 	[F_HARDWARE] = "hardware error",
 	[F_REFUSED] = "no room for a registration",
+	[F_SHORT] = "payload cut off",
+	[F_ATTENTIONS] = "unit attentions without end",
 	[F_DOWN] = "path goes",
 	[F_UP] = "path returns",
 	[F_HOST] = "another host acts",
@@ -185,7 +187,8 @@ go_wrong(int path, struct flight *f, enum fault fault)
 	fault_counts[fault]++;
 	note("p%d: %s", path + 1, fault_names[fault]);
 	r->touched |= fault != F_SLOW && fault != F_RESET &&
-	    fault != F_ATTENTION;
+	    fault != F_ATTENTION && fault != F_BUSY && fault != F_FULL &&
+	    fault != F_ALUA; /* see obstacles() */
 	fabric_trouble(w.clock);
 	switch (fault) {
 	case F_SLOW: f->end_at += 10 + draw(390); break;
@@ -209,6 +212,11 @@ go_wrong(int path, struct flight *f, enum fault fault)
 	case F_ALUA: r->alua_until = some_time(); break;
 	case F_RESET: attention(path, resets[draw(4)]); break;
 	case F_ATTENTION: attention(path, others[draw(5)]); break;
+	case F_SHORT:
+		f->most = 1 + draw(40);
+		guest_cut();
+		break;
+	case F_ATTENTIONS: r->attention_until = some_time(); break;
 	case F_ABORTED: f->sense = TRANSPORT_ERROR; break;
 	case F_MEDIUM: f->sense = MEDIUM_ERROR; break;
 	case F_HARDWARE: f->sense = TARGET_FAILURE; break;
@@ -223,16 +231,21 @@ obstacles(int path, struct flight *f)
 {
 	struct road *r = &w.road[path];
 
+	if (r->attention_until > w.clock)
+		r->touched |= TOUCHED;
 	if (r->busy_until > w.clock || r->full_until > w.clock ||
 	    r->alua_until > w.clock)
-		r->touched = 1;
+		r->touched |= HELD_UP;
 	fabric_trouble(r->busy_until);
 	fabric_trouble(r->full_until);
 	fabric_trouble(r->alua_until);
+	fabric_trouble(r->attention_until);
 	if (r->busy_until > w.clock)
 		f->busy = BUSY;
 	else if (r->full_until > w.clock)
 		f->busy = TASK_SET_FULL;
+	else if (r->attention_until > w.clock)
+		f->sense = 0x063f0e;
 	else if (r->alua_until > w.clock)
 		f->sense = 0x02040a;
 	else if (r->standby && f->rq.cdb[0] == TEST_UNIT_READY &&
@@ -385,8 +398,14 @@ land(int path)
 	if (f->how != SG_ANSWERED)
 		return;
 	j->rp = f->rp;
+	/* What is behind the payload is not to be relied upon. */
+	if (f->most && f->rp.len > f->most)
+		j->rp.len = f->rp.len = f->most;
+	if (f->rq.cdb[0] == PR_IN)
+		memset(j->rq.data, 0xee, j->rq.len);
 	if (f->rp.len > 0)
 		memcpy(j->rq.data, f->data, f->rp.len);
+	guest_answered(f);
 }
 
 /* When the next thing happens, and on which path. */
@@ -491,6 +510,7 @@ fabric_heal(void)
 		r = &w.road[i];
 		r->state = RUNNING;
 		r->busy_until = r->full_until = r->alua_until = 0;
+		r->attention_until = 0;
 		for (j = 0; j < r->queued; j++) {
 			f = flight_at(r, j);
 			f->sent_at = w.clock;

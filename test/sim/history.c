@@ -36,6 +36,7 @@ static struct {
 	unsigned may;      /* have one of these keys: the guest */
 	unsigned removed;  /* these keys */
 	unsigned revived;  /* these although they were, in this command */
+	unsigned told;     /* that these are nobody's, in this command */
 	unsigned removing; /* these were, during this command */
 	unsigned before;   /* what it might have had when that began */
 	int lost;          /* who remembered it was killed */
@@ -44,6 +45,7 @@ static struct {
 	int registers;     /* its command, by this action; or 0 */
 	int action;        /* of the command, NOBODY: there is none */
 	int twin;          /* another host has its key, too */
+	int held;          /* a path that works had a key when it began */
 	uint64_t key, sa;
 } h;
 
@@ -79,10 +81,13 @@ history_reset(void)
 void
 history_begins(const struct request *rq)
 {
+	int i;
+
 	h.action = NOBODY;
 	h.key = h.sa = 0;
 	h.registers = 0;
 	h.removing = 0;
+	h.told = 0;
 	h.before = h.may;
 	if (rq->cdb[0] == PR_CLEANUP) {
 		h.action = REGISTER_AND_IGNORE;
@@ -97,6 +102,9 @@ history_begins(const struct request *rq)
 	if (h.registers && h.sa)
 		h.removed &= ~set_of(h.sa);
 	h.twin = anothers(h.key);
+	h.held = 0;
+	for (i = 0; i < w.paths; i++)
+		h.held |= fabric_usable(i) && w.lun.nexus[i].key;
 	/* It gives up what it has. */
 	if ((h.registers && !h.sa) || h.action == CLEAR)
 		h.entitled = 0;
@@ -156,6 +164,34 @@ witness(void)
 	return 0;
 }
 
+void
+history_looks(void)
+{
+	h.told = 0;
+}
+
+void
+history_told(uint64_t key)
+{
+	h.told |= set_of(key);
+}
+
+/* We know that it is gone: then no path that has another one shall get it. */
+static void
+check_forced(unsigned set, const struct flight *f)
+{
+	int i;
+
+	if (!(h.told & set) || f->rq.cdb[1] != REGISTER_AND_IGNORE ||
+	    f->action == REGISTER_AND_IGNORE)
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (w.road[i].touched)
+			return;
+	violated("a key is not forced on a path when we were told that it is "
+		 "gone");
+}
+
 /*
  * A command that nobody waits for may be executed years later; and when the
  * guest's own was still under way, it was after all the later one.
@@ -166,6 +202,9 @@ history_registered(int path, uint64_t key, const struct flight *f, int late)
 	unsigned set = set_of(key);
 
 	h.forgotten &= ~(1ull << path);
+	if (!late)
+		check_forced(set, f);
+	h.told &= ~set;
 	if (!late && f->key == key)
 		h.removed &= ~set;
 	/* Without a witness it is like one that was there all the time. */
@@ -266,6 +305,9 @@ check_key(void)
 	if (!w.looks || h.lost || h.action == RELEASE ||
 	    h.action == REGISTER_AND_IGNORE)
 		return;
+	/* It does not expect to have a key, and no path that works has. */
+	if (h.action == REGISTER && !h.key && !h.held)
+		return;
 	/* What was asked for is there, whoever did it. */
 	if (h.registers && !h.sa && (h.before & NONE))
 		return;
@@ -336,6 +378,10 @@ undecided(void)
 {
 	int i;
 
+	for (i = 0; i < w.state.n; i++)
+		if (w.state.marks[i].mark == MARK_TAINTED &&
+		    !fabric_usable((int)minor(w.state.marks[i].dev) / 16))
+			return 1;
 	for (i = 0; i < w.lun.n; i++)
 		if (w.lun.nexus[i].key &&
 		    (set_of(w.lun.nexus[i].key) & h.may) &&

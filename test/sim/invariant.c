@@ -31,6 +31,7 @@ enum {
 	MOMENTS_MAX = 8,
 	SLACK = 2 * PATIENCE, /* when time is up a path may be silent */
 	GHOST_TYPE = 5,
+	WAIT_MIN = 9000, /* for a path that is busy, or in transition */
 };
 
 /* The guest's command, and what was seen since it began. */
@@ -43,9 +44,12 @@ static struct {
 	struct target was;   /* the logical unit at its begin */
 	uint8_t up[NEXUS_MAX]; /* the path could be used at its begin */
 	unsigned long changes; /* of the logical unit by others */
+	int cut;             /* a payload was, on the way to prhelper */
 	uint64_t remembered; /* key, at its begin */
 	int known;           /* ... and just where it is registered */
 	int unclean;           /* ... and not where it should be */
+	int changing;          /* ... and is not known for sure */
+	int marks;             /* ... of so many paths something */
 	int hindered;          /* some command of ours, or its answer */
 	/* at some moment: */
 	int got_key;    /* a nexus of ours had the new key */
@@ -54,6 +58,8 @@ static struct {
 	int free;       /* it was not ours */
 	int cleared;    /* nobody was registered */
 	int preempted;  /* no other host had the service action key */
+	int accepted;   /* a path has said that it got the new key */
+	unsigned long first; /* command that gave the new key to one of ours */
 	int moments;
 	struct target moment[MOMENTS_MAX]; /* during an IN */
 } c;
@@ -131,6 +137,19 @@ troubled(void)
 }
 
 static int
+plain(void)
+{
+	int i;
+
+	if (w.reborn || !calm() || c.hindered || troubled())
+		return 0;
+	for (i = 0; i < w.paths; i++)
+		if (c.up[i] != fabric_usable(i))
+			return 0;
+	return 1;
+}
+
+static int
 registers(void)
 {
 	return c.action == REGISTER || c.action == REGISTER_AND_IGNORE;
@@ -152,6 +171,12 @@ uint64_t
 guest_victim(void)
 {
 	return preempts() ? c.sa : 0;
+}
+
+void
+guest_cut(void)
+{
+	c.cut = 1;
 }
 
 void
@@ -232,6 +257,8 @@ guest_begins(const struct request *rq)
 	c.remembered = w.state.key;
 	c.known = record_whole() && !history_lost();
 	c.unclean = unclean();
+	c.changing = w.state.changing;
+	c.marks = w.state.n;
 	for (i = 0; i < w.paths; i++) {
 		c.up[i] = (uint8_t)fabric_usable(i);
 		w.road[i].touched = 0;
@@ -281,6 +308,7 @@ after_other(void)
 		return;
 	}
 	c.changes++;
+	w.moved |= w.lun.holder != b.holder || w.lun.type != b.type;
 	disturb(1);
 	history_other();
 	observe();
@@ -295,6 +323,52 @@ may_remove(const struct flight *f, uint64_t key)
 	if (f->action != PREEMPT && f->action != PREEMPT_AND_ABORT)
 		return 0;
 	return f->victim == key || f->victim == 0;
+}
+
+/* Did we know that this path of ours held the reservation? */
+static int
+holder_known(int path)
+{
+	dev_t dev = w.state.holder;
+
+	return dev && dev != (dev_t)-1 && (int)minor(dev) / 16 == path;
+}
+
+/* Until then a write through a sibling without a key would be refused. */
+static void
+check_gives_up_first(void)
+{
+	int i, holder = w.lun.holder;
+
+	if (!c.out || !registers() || c.sa || !calm() || c.unclean ||
+	    (c.action == REGISTER && c.key != c.remembered))
+		return;
+	if (holder == NOBODY || holder != c.was.holder || target_all(&w.lun) ||
+	    !ours(holder) || !holder_known(holder) || !sound(holder) ||
+	    w.lun.nexus[holder].key != c.remembered)
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (b.key[i] == c.remembered && !w.lun.nexus[i].key)
+			violated("who unregisters gives up the reservation "
+				 "first: p%d", i + 1);
+}
+
+/* The path does not have the key that it was asked for, and nobody has. */
+static int
+tells(const struct flight *f)
+{
+	uint64_t key;
+	int i;
+
+	if (f->rq.cdb[0] != PR_OUT || f->rq.cdb[1] != REGISTER ||
+	    f->rq.len < PARAMS_LEN || f->how == SG_LOST ||
+	    f->rp.status != RESERVATION_CONFLICT)
+		return 0;
+	key = get64(f->rq.data);
+	for (i = 0; i < w.lun.n; i++)
+		if (w.lun.nexus[i].key == key)
+			return 0;
+	return key && get64(f->rq.data + 8) == key;
 }
 
 static void
@@ -344,16 +418,20 @@ none_left(void)
 void
 after(int path, const struct flight *f)
 {
-	int i, late = !f->job || f->serial != w.serial;
+	int i, late = !f->job || f->serial != w.serial, had = c.got_key;
 
 	if (f->rq.cdb[0] == PR_OUT && f->rp.status == GOOD && !late)
 		w.road[path].disturbed = 0;
+	if (!late && tells(f))
+		history_told(get64(f->rq.data));
 	if (w.lun.generation != b.generation)
 		observe();
 	if (w.lun.changes == b.changes)
 		return;
 	check_others_keys(f);
 	check_others_reservation(f);
+	if (!late)
+		check_gives_up_first();
 	if (w.looks && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
 	    f->rp.status == GOOD &&
 	    (f->rq.cdb[1] == REGISTER || f->rq.cdb[1] == REGISTER_AND_IGNORE) &&
@@ -371,12 +449,29 @@ after(int path, const struct flight *f)
 	    f->rq.cdb[1] >= CLEAR &&
 	    f->rq.cdb[1] <= PREEMPT_AND_ABORT)
 		history_late();
+	if (w.lun.holder != b.holder || w.lun.type != b.type)
+		w.moved = late || f->how == SG_LOST;
 	if (late) {
 		c.changes++;
 		disturb(0);
 	}
 	history_watch();
 	observe();
+	if (!late && !had && c.got_key)
+		c.first = w.sent;
+}
+
+void
+guest_answered(const struct flight *f)
+{
+	const uint8_t *list = f->rq.data;
+
+	if (f->rq.cdb[0] != PR_OUT || f->rq.cdb[1] != c.action ||
+	    !registers() || f->rp.status != GOOD || get64(list + 8) != c.sa)
+		return;
+	if (c.action == REGISTER && (get64(list) != c.key || c.key == c.sa))
+		return;
+	c.accepted = 1;
 }
 
 /* When the guest has its answer: form and time */
@@ -405,6 +500,8 @@ check_form(const struct request *rq, const struct reply *rp)
 			 "length");
 	if (w.lent)
 		violated("what was borrowed is given back, once");
+	if (proto_sense_of(rp->sense) == COMMAND_TIMEOUT && !c.hindered)
+		violated("a time-out is told if there was one only");
 }
 
 static void
@@ -435,7 +532,8 @@ same_in(const struct target *moment, const struct request *rq,
 	rq2.data = data;
 	memset(data, 0, sizeof(data));
 	target_run(&t, 0, &rq2, &rp2);
-	return rp2.status == GOOD && rp2.len == rp->len &&
+	return rp2.status == GOOD &&
+	    (rp2.len == rp->len || (rp2.len > rp->len && troubled())) &&
 	    memcmp(data, rq->data, rp->len) == 0;
 }
 
@@ -479,10 +577,30 @@ check_registered(void)
 		violated("REGISTER is GOOD if our key was registered");
 	if (calm() && !ours_have(&w.lun, c.sa))
 		violated("after REGISTER our key is registered");
-	for (i = 0; calm() && timely() && i < w.paths; i++)
+	for (i = 0; calm() && timely() && !c.cut && i < w.paths; i++)
 		if (sound(i) && w.lun.nexus[i].key != c.sa)
 			violated("after REGISTER each sound path has the "
 				 "guest's key: p%d", i + 1);
+}
+
+/* A path that was added to the table while its first sibling got the key. */
+static void
+check_joined(void)
+{
+	const struct road *r;
+	int i;
+
+	if (!registers() || !c.sa || !c.first || !calm() || c.hindered ||
+	    !timely())
+		return;
+	for (i = 0; i < w.paths; i++) {
+		r = &w.road[i];
+		if (r->joined == w.serial && r->joined_at <= c.first &&
+		    fabric_usable(i) && !r->touched &&
+		    w.lun.nexus[i].key != c.sa)
+			violated("after REGISTER a path that came meanwhile "
+				 "has the guest's key: p%d", i + 1);
+	}
 }
 
 /* Could prhelper have moved the reservation away from a path that is gone? */
@@ -512,8 +630,8 @@ check_unregistered(void)
 		violated("after an unregistration some path had no key");
 	if (!calm())
 		return;
-	for (i = 0; i < w.paths; i++)
-		if (timely() && sound(i) && w.lun.nexus[i].key)
+	for (i = 0; timely() && i < w.paths; i++)
+		if (sound(i) && w.lun.nexus[i].key)
 			violated("after an unregistration no sound path has "
 				 "a key: p%d", i + 1);
 	if (c.out && ours(holder) && !target_all(&c.was) &&
@@ -619,7 +737,8 @@ check_preempted(void)
 	    (!held(&w.lun, c.key) || w.lun.type != c.type))
 		violated("after PREEMPT of the holder the reservation is "
 			 "ours, of that type");
-	for (i = 0; timely() && ours_have(&w.lun, c.key) && i < w.paths; i++)
+	for (i = 0; timely() && !c.cut && ours_have(&w.lun, c.key) &&
+	     i < w.paths; i++)
 		if (sound(i) && c.was.nexus[i].key == c.key &&
 		    w.lun.nexus[i].key != c.key)
 			violated("after PREEMPT each sound path that had the "
@@ -701,9 +820,95 @@ check_unchanged(const struct reply *rp)
 		return;
 	if (!same || t->type != c.was.type)
 		violated("a command that was refused changes no reservation");
+	if (c.action == RELEASE && t->holder != c.was.holder)
+		violated("RELEASE that was refused moves no reservation");
 	for (i = w.paths; i < w.paths + w.others; i++)
 		if (t->nexus[i].key != c.was.nexus[i].key)
 			violated("a command that was refused removes no node");
+}
+
+/* One path has accepted it; another one, whose answer was lost, can wait. */
+static void
+check_accepted(const struct reply *rp)
+{
+	if (registers() && c.sa && c.accepted && !c.changing &&
+	    w.lun.n == w.paths + w.others &&
+	    rp->status == CHECK_CONDITION &&
+	    proto_sense_of(rp->sense) >> 16 == 0xb)
+		violated("REGISTER does not fail for a lost answer after a "
+			 "path has accepted it");
+}
+
+/*
+ * What is wrong with one path is no answer while there is another one. But
+ * one that refuses a key, or holds the reservation, speaks for all.
+ */
+static void
+check_elsewhere(const struct reply *rp)
+{
+	uint32_t key = proto_sense_of(rp->sense) >> 16;
+	int i;
+
+	if (rp->status != CHECK_CONDITION ||
+	    (key != 3 && key != 4 && key != 6) || registers() ||
+	    c.action == RELEASE || !timely())
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (sound(i))
+			violated("an error or a unit attention of one path is "
+				 "not the answer if another one works: p%d",
+			    i + 1);
+}
+
+/* Nothing else was wrong with a path: then it was to be waited for. */
+static void
+check_waited(const struct reply *rp)
+{
+	int i;
+
+	if (c.hindered || c.action == RELEASE || registers() || !c.known ||
+	    (c.out && c.key != c.remembered) ||
+	    (rp->status != BUSY && rp->status != TASK_SET_FULL &&
+		proto_sense_of(rp->sense) != LU_COMM_FAILURE) ||
+	    w.clock - c.begin > WAIT_MIN)
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (c.up[i] && fabric_usable(i) &&
+		    !(w.road[i].touched & TOUCHED))
+			violated("a path that is only busy or in transition "
+				 "is waited for: p%d", i + 1);
+}
+
+/*
+ * If nothing is remembered: a path without the guest's key does not speak for
+ * the one that has it.
+ */
+static void
+check_conflict(const struct request *rq, const struct reply *rp)
+{
+	static struct target one;
+	static uint8_t data[DATA_MAX];
+	struct request rq1 = *rq;
+	struct reply rp1;
+	int i;
+
+	if (!c.out || rp->status != RESERVATION_CONFLICT || !plain() ||
+	    c.marks || c.action == RELEASE || !c.key ||
+	    (w.lun.kind == SPDK && preempts()))
+		return;
+	rq1.data = data;
+	for (i = 0; i < w.paths; i++) {
+		if (!sound(i) || c.was.nexus[i].key != c.key)
+			continue;
+		memcpy(data, rq->data, rq->len);
+		one = c.was;
+		one.nexus[i].nua = 0;
+		target_run(&one, i, &rq1, &rp1);
+		if (rp1.status == GOOD)
+			violated("a conflict is not the answer if a path that "
+				 "has the guest's key would be GOOD: p%d",
+			    i + 1);
+	}
 }
 
 /* What prhelper remembers is true */
@@ -727,6 +932,23 @@ check_record(void)
 			violated("a path that is remembered as clean has the "
 				 "key that is remembered: p%d", path + 1);
 	}
+}
+
+/* Through which path it holds the reservation. */
+static void
+check_holder(void)
+{
+	dev_t dev = w.state.holder;
+	int holder = w.lun.holder;
+
+	if (w.moved || history_lost() || w.state.changing || !dev ||
+	    target_all(&w.lun) ||
+	    !ours(holder) || holder >= w.paths)
+		return;
+	if (w.lun.nexus[holder].key == w.state.key &&
+	    (dev == (dev_t)-1 || (int)minor(dev) / 16 != holder))
+		violated("who holds our reservation is the path that is "
+			 "remembered to hold it: p%d", holder + 1);
 }
 
 /*
@@ -777,19 +999,6 @@ one_nexus(struct target *t, const struct target *from)
 	if (first != NOBODY)
 		t->nexus[first].nua = 0;
 	return first;
-}
-
-static int
-plain(void)
-{
-	int i;
-
-	if (w.reborn || !calm() || c.hindered || troubled())
-		return 0;
-	for (i = 0; i < w.paths; i++)
-		if (c.up[i] != fabric_usable(i))
-			return 0;
-	return 1;
 }
 
 static int
@@ -845,7 +1054,8 @@ excused(const struct request *rq, const struct reply *rp)
 	if (!c.known)
 		return 1;
 	return action == RELEASE &&
-	    (sense == INVALID_RELEASE || c.key != c.remembered);
+	    ((sense == INVALID_RELEASE && c.type != c.was.type) ||
+		c.key != c.remembered);
 }
 
 /* A path of ours that could not be used is still registered. */
@@ -938,6 +1148,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 	check_in(rq, rp);
 	if (rp->status == GOOD && c.action != NOBODY) {
 		check_registered();
+		check_joined();
 		check_unregistered();
 		check_reserved();
 		check_released();
@@ -947,9 +1158,15 @@ guest_ends(const struct request *rq, const struct reply *rp)
 	} else {
 		check_rolled_back();
 		check_unchanged(rp);
+		check_accepted(rp);
+		check_elsewhere(rp);
+		check_waited(rp);
+		check_conflict(rq, rp);
 	}
-	if (!w.reborn)
+	if (!w.reborn) {
 		check_record();
+		check_holder();
+	}
 	check_as_one(rq, rp);
 	history_ends(rq, rp);
 	c.action = NOBODY;
@@ -989,6 +1206,7 @@ look_begins(void)
 		w.road[i].touched = 0;
 	}
 	count_anew();
+	history_looks();
 }
 
 void

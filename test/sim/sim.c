@@ -631,7 +631,7 @@ faults(void)
 {
 	int i;
 
-	for (i = 0; i < F_COMMAND; i++)
+	for (i = 0; i <= F_REFUSED; i++)
 		w.rate[i] = chance(350) ? 2 + (int)draw(chance(800) ? 30 : 70)
 					: 0;
 	w.rate[F_MAP] = chance(100) ? 50 : 0;
@@ -725,8 +725,11 @@ begin_new(void)
 	}
 	if (chance(600))
 		bad_moments();
-	if (chance(450))
+	if (chance(450)) {
 		faults();
+		w.rate[F_SHORT] = chance(200) ? 20 : 0;
+		w.rate[F_ATTENTIONS] = chance(200) ? 20 : 0;
+	}
 	w.faultless = 1;
 	for (i = 0; i <= F_SUSPENDED; i++)
 		w.faultless &= w.rate[i] == 0 || i == F_UP || i == F_HOST;

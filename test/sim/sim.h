@@ -94,6 +94,8 @@ enum fault {
 	F_MEDIUM,
 	F_HARDWARE,
 	F_REFUSED, /* REGISTER: insufficient registration resources */
+	F_SHORT,   /* of an IN's payload the end is missing */
+	F_ATTENTIONS, /* a unit attention after the other, for a while */
 	F_COMMAND, /* those before happen to a command, these beside it: */
 	F_DOWN = F_COMMAND, /* the path goes while a command is on it */
 	F_UP,      /* ... another one returns */
@@ -112,6 +114,8 @@ extern const char *const fault_names[FAULTS];
 extern unsigned long fault_counts[FAULTS];
 
 enum path_state { RUNNING, OFFLINE, BLOCKED };
+/* Something went wrong on a path; it was only busy, or in transition. */
+enum { TOUCHED = 1, HELD_UP = 2 };
 
 #define NEVER INT64_MAX
 enum { QUEUE_MAX = 4 };
@@ -121,6 +125,7 @@ struct flight {
 	uint8_t executed;
 	uint8_t orphan;  /* who sent it was killed */
 	uint8_t how;
+	uint32_t most;   /* of the payload; 0: all */
 	uint8_t busy;    /* status instead of the target's answer */
 	uint32_t sense;  /* ... and sense data */
 	int64_t sent_at;
@@ -146,9 +151,11 @@ struct road {
 	uint8_t noted;     /* prhelper has written down that it did */
 	uint8_t group;     /* 0 is the current one */
 	uint8_t standby;
-	uint8_t touched;   /* something went wrong during this command */
+	uint8_t touched;   /* in this command: TOUCHED, HELD_UP */
 	uint8_t disturbed; /* its key was changed by somebody else */
-	int64_t busy_until, full_until, alua_until;
+	int64_t busy_until, full_until, alua_until, attention_until;
+	unsigned long joined; /* the table, in this command of the guest */
+	unsigned long joined_at; /* ... by then so many were sent */
 	int64_t writes_until; /* of the guest, from before it was failed */
 	int64_t refused_since; /* the guest's writes, though it may; or NEVER */
 	/* Commands under way: the first is at the device, the rest behind. */
@@ -166,6 +173,7 @@ struct world {
 	uint8_t aptpl;        /* what all who register say of that */
 	struct lun state;     /* what prhelper remembers */
 	struct lun saved;     /* ... what its successor would */
+	int moved;            /* by others, or late: the reservation */
 	int lent;             /* it has it now */
 	int forgetful;        /* there is no state directory */
 	int looks;            /* it looks by itself */
@@ -267,8 +275,11 @@ uint64_t guest_victim(void);
 void before(void);
 void after(int path, const struct flight *);
 void after_other(void);
+/* A command of ours has come back with an answer. */
+void guest_answered(const struct flight *);
 /* A command of ours was lost, or the system has no means for it. */
 void guest_hindered(void);
+void guest_cut(void);
 /* It has its answer; everything is checked. */
 void guest_ends(const struct request *, const struct reply *);
 /* Does prhelper know of each nexus that has the guest's key? */
@@ -303,6 +314,10 @@ void history_late(void);
 /* A command of ours gave a key to a path. */
 void history_registered(
     int path, uint64_t key, const struct flight *, int late);
+/* A path told us that it has not this key, which is nobody's any more. */
+void history_told(uint64_t key);
+/* prhelper begins to look. */
+void history_looks(void);
 /* Something may have changed for the guest's writes. */
 void history_watch(void);
 /* A command of the guest or a look is over. */
