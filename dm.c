@@ -170,6 +170,7 @@ parse_path(struct words *w, struct map *m, int args, int current)
 			return -1;
 	p->active = letter == 'A';
 	p->current = (uint8_t)current;
+	p->mute = 0;
 	m->n++;
 	return skip(w, args);
 }

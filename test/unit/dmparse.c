@@ -146,9 +146,10 @@ parse(const char *line, size_t len)
 		return NULL;
 	*t = '\0';
 	for (i = 0; i < m.n; i++)
-		t += sprintf(t, "%u:%u%c%s ", major(m.paths[i].dev),
+		t += sprintf(t, "%u:%u%c%s%s ", major(m.paths[i].dev),
 			minor(m.paths[i].dev), m.paths[i].active ? 'A' : 'F',
-			m.paths[i].current ? "*" : "");
+			m.paths[i].current ? "*" : "",
+			m.paths[i].mute ? "?" : "");
 	return text;
 }
 
