@@ -39,7 +39,7 @@ enum {
 	ROUNDS_MAX = 3,   /* looks for paths that came meanwhile */
 	FORCES_MAX = 8,   /* on a path that is reset, or another one is */
 	MARKS_TIME = 250, /* between looks while a path is not as it should */
-	IDLE_TIME = 2000, /* for a path to be done with the guest\'s writes */
+	IDLE_TIME = 2000, /* for a path to be done with the guest's writes */
 	HEAD_LEN = 8,     /* of what an IN returns */
 	KEY_LEN = 8,
 	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
@@ -114,7 +114,6 @@ trace_step(dev_t dev, const char *what)
 	trace(TRACE_PATH_STEP, "path=%u:%u %s", major(dev), minor(dev), what);
 }
 
-static int send_to(struct op *, dev_t, const struct request *, int);
 static int move_holder(struct op *, int);
 static int proven(struct op *);
 static int unclean(struct op *);
@@ -1531,8 +1530,9 @@ register_key(struct op *op)
 	/* Who removes one of a key removes them all. */
 	op->gone = before >= 0 && before < known;
 	same = registers_again(op);
-	op->before = *lun;
-	if (!same)
+	if (same)
+		op->before = *lun;
+	else
 		announce(op, op->sa_key);
 	v = canary(op);
 	if (v != DONE) {
@@ -2108,6 +2108,17 @@ ask_key(struct op *op, dev_t holding, int holds)
 	return DONE;
 }
 
+/* The path does not hold what it did: what has the key has no path now. */
+static void
+is_ghost(struct op *op, dev_t dev)
+{
+	trace_step(dev, "is another nexus");
+	set_mark(op->lun, dev, MARK_SET);
+	op->lun->ghosts++;
+	if (op->lun->holder == dev)
+		op->lun->holder = 0;
+}
+
 /* A path that had the key when it went is another nexus if it has it not. */
 static void
 note_ghosts(struct op *op)
@@ -2117,14 +2128,9 @@ note_ghosts(struct op *op)
 
 	for (i = 0; i < op->map.n; i++) {
 		dev = op->map.paths[i].dev;
-		if (mark_of(op->lun, dev) != MARK_GONE ||
-		    probe(op, dev, op->key) != CONFLICT)
-			continue;
-		trace_step(dev, "is another nexus");
-		set_mark(op->lun, dev, MARK_SET);
-		op->lun->ghosts++;
-		if (op->lun->holder == dev)
-			op->lun->holder = 0;
+		if (mark_of(op->lun, dev) == MARK_GONE &&
+		    probe(op, dev, op->key) == CONFLICT)
+			is_ghost(op, dev);
 	}
 }
 
@@ -2170,7 +2176,6 @@ verify(struct op *op)
 	dev_t dev, bad[PATHS_MAX];
 	int i, v, n = 0, held = 0;
 
-	op->lun->loaded = 0;
 	for (i = 0; i < op->map.n && op->lun->key; i++) {
 		dev = op->map.paths[i].dev;
 		v = is_clean(op, dev) ? probe(op, dev, op->lun->key) : AWAY;
@@ -2179,12 +2184,8 @@ verify(struct op *op)
 			bad[n++] = dev;
 	}
 	op->suspect = n > 0 && !held;
-	for (i = 0; held && i < n; i++) {
-		set_mark(op->lun, bad[i], MARK_SET);
-		op->lun->ghosts++;
-		if (op->lun->holder == bad[i])
-			op->lun->holder = 0;
-	}
+	for (i = 0; held && i < n; i++)
+		is_ghost(op, bad[i]);
 }
 
 static void

@@ -394,8 +394,9 @@ mp=/dev/mapper/mp
 # shellcheck disable=SC2034 # for cases
 we_ro='Write Exclusive, registrants only'
 
-# four_paths: a logical unit, our four paths to it, which are the map, another
-# host's nexus, and a witness who never registers
+# four_paths: a logical unit, our four paths to it, which are the map: two
+# initiator ports, each with two target ports; another host's nexus; and a
+# witness who never registers
 four_paths() {
 	lun a
 	p1=$(path a 1)

@@ -13,31 +13,14 @@
 ### A logical unit, our four paths to it, another host's nexus, a witness
 
 without_alua
-lun a
-p1=$(path a 1)	# two initiator ports, each with two target ports
-p2=$(path a 2)
-p3=$(path a 1)
-p4=$(path a 2)
-o=$(path a)
-w=$(path a)	# never registered
-witness=$w
-ours="$p1 $p2 $p3 $p4"
-multipath mp "$p1" "$p2" "$p3" "$p4"
-mp=/dev/mapper/mp
+four_paths
 
 mkfifo /run/messages
 tee /tmp/messages </run/messages >&2 &
 ok 'the helper starts and serves' \
 	start_helper -v -T path_step -T path_done -T dm_map 2>/run/messages
 
-# put WANT WHAT ACTION TYPE KEY ACTION-KEY [FLAGS], get WANT WHAT ACTION
-# [LENGTH]: the guest's commands to the map
-put() {
-	want=$1 what=$2
-	shift 2
-	prout "$want" "$what" $mp "$@"
-}
-
+# get WANT WHAT ACTION [LENGTH]: the guest's command to the map
 get() {
 	want=$1 what=$2
 	shift 2
@@ -47,12 +30,6 @@ get() {
 # raw WANT WHAT CDB: the same with any command
 raw() {
 	is "$(prc $socket $mp "$3")" "$1" "$kind: $2"
-}
-
-# other ACTION TYPE KEY ACTION-KEY: a command of the other host
-other() {
-	drain "$o"
-	raw_out "$o" "$@"
 }
 
 # mend: each path works again, also for device-mapper
@@ -77,11 +54,6 @@ fresh() {
 	[ -z "${1:-}" ] || pr_out $mp 6 0 0 "$1" >/dev/null
 }
 
-# holding: print the disk that is the path which holds the reservation
-holding() {
-	eval "echo \$p$(full "$w" | sed -n 's/ .* holder//p' | head -n 1)"
-}
-
 # attentions: print what unit attentions wait on the guest's paths. It is the
 # other way round than drain: they are not expected.
 attentions() {
@@ -93,8 +65,6 @@ attentions() {
 none_wait() {
 	is "$(attentions)" '' "$kind: ... no unit attention waits for the guest"
 }
-
-we_ro='Write Exclusive, registrants only'
 
 ### Who asks gets what the device says
 
