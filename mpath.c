@@ -117,6 +117,7 @@ trace_step(dev_t dev, const char *what)
 static int move_holder(struct op *, int);
 static int proven(struct op *);
 static int unclean(struct op *);
+static int ask_siblings(struct op *);
 static void heal_aside(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
@@ -419,7 +420,8 @@ taint(struct op *op, struct job *j)
 		return;
 	if (op->lun->holder == NO_PATH)
 		op->lun->holder = 0; /* it may reserve */
-	if (!keeps_key(&j->rq))
+	/* The key once more changes nothing, unless it is still to come. */
+	if (!keeps_key(&j->rq) && !(op->same && j->how == SG_LOST))
 		set_mark(op->lun, j->dev, MARK_TAINTED);
 }
 
@@ -1323,6 +1325,9 @@ catch_up(struct op *op)
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
 		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
 			break;
+		for (i = 0; i < old.n; i++)
+			if (old.paths[i].mute)
+				mute(op, old.paths[i].dev);
 		for (i = 0; i < op->map.n; i++)
 			if (has_come(op, &old, op->map.paths[i].dev))
 				break;
@@ -1479,11 +1484,9 @@ refused(struct op *op, int v)
 static int
 registers_again(struct op *op)
 {
-	dev_t first = op->map.paths[0].dev;
-
 	return op->was && op->sa_key == op->was && op->key == op->was &&
-	    op->lun->aptpl == guest_aptpl(op) && is_clean(op, first) &&
-	    probe(op, first, op->was) == DONE && proven(op);
+	    op->lun->aptpl == guest_aptpl(op) && ask_siblings(op) == DONE &&
+	    proven(op);
 }
 
 static void

@@ -46,7 +46,7 @@ cat >/etc/multipath.conf <<-END
 		path_grouping_policy multibus
 		path_selector "round-robin 0"
 		rr_min_io_rq 1
-		no_path_retry fail
+		no_path_retry 10
 	}
 	blacklist {
 		devnode "^${witness#/dev/}\$"
