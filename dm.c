@@ -154,7 +154,7 @@ skip_counted(struct words *w)
 
 /* M:m A|F fails, and what the path selector has to say. */
 static int
-parse_path(struct words *w, struct map *m, int args, int current)
+parse_path(struct words *w, struct map *m, int args, int group)
 {
 	struct path *p = &m->paths[m->n];
 	int i, letter;
@@ -169,7 +169,7 @@ parse_path(struct words *w, struct map *m, int args, int current)
 		if (m->paths[i].dev == p->dev)
 			return -1;
 	p->active = letter == 'A';
-	p->current = (uint8_t)current;
+	p->group = group;
 	p->mute = 0;
 	m->n++;
 	return skip(w, args);
@@ -177,7 +177,7 @@ parse_path(struct words *w, struct map *m, int args, int current)
 
 /* The paths of a group: how many, how many words for each, and they. */
 static int
-parse_paths(struct words *w, struct map *m, int current)
+parse_paths(struct words *w, struct map *m, int group)
 {
 	int args, n;
 
@@ -185,7 +185,7 @@ parse_paths(struct words *w, struct map *m, int current)
 	    (args = next_count(w)) < 0)
 		return -1;
 	while (n-- > 0)
-		if (parse_path(w, m, args, current) < 0)
+		if (parse_path(w, m, args, group) < 0)
 			return -1;
 	return 0;
 }
@@ -199,23 +199,22 @@ int
 dm_parse(const char *params, struct map *m)
 {
 	struct words w = { params, 0 };
-	int active = 0, current, g, groups, i, letter, upcoming;
+	int active = 0, g, groups, letter;
 
 	m->n = 0;
 	if (skip_counted(&w) < 0) /* features */
 		return -1;
 	if (skip_counted(&w) < 0 || /* hardware handler */
-	    (groups = next_count(&w)) < 0 || (upcoming = next_count(&w)) < 0 ||
-	    upcoming > groups)
+	    (groups = next_count(&w)) < 0 || (m->group = next_count(&w)) < 0 ||
+	    m->group > groups)
 		return -1;
 	for (g = 1; g <= groups; g++) {
 		letter = next_letter(&w, "ADE");
 		if (letter < 0 || (letter == 'A' && active++))
 			return -1;
-		for (i = 0; letter == 'A' && i < m->n; i++)
-			m->paths[i].current = 0;
-		current = active ? letter == 'A' : g == upcoming;
-		if (parse_paths(&w, m, current) < 0)
+		if (letter == 'A')
+			m->group = g;
+		if (parse_paths(&w, m, g) < 0)
 			return -1;
 	}
 	return next(&w) ? -1 : 0;
@@ -381,7 +380,7 @@ trace_map(const struct map *m)
 		len += (size_t)snprintf(paths + len, 24, " %u:%u=%c%s",
 		    major(m->paths[i].dev), minor(m->paths[i].dev),
 		    m->paths[i].active ? 'A' : 'F',
-		    m->paths[i].current ? "*" : "");
+		    m->paths[i].group == m->group ? "*" : "");
 	trace(TRACE_DM_MAP, "map=%u:%u wwid=%.90s n=%d%s", major(m->dev),
 	    minor(m->dev), m->wwid, m->n, paths);
 }
@@ -416,16 +415,13 @@ dm_read(int fd, struct map *m)
 	return dm_look(st.st_rdev, m);
 }
 
-/* A suspended map says EBUSY; one without this path, EINVAL. */
-int
-dm_use_path(const struct map *m, dev_t path, int use)
+/* A suspended map says EBUSY; one without this path or group, EINVAL. */
+static int
+tell(const struct map *m, const char *message)
 {
-	char message[64];
 	struct dm_task *t;
 	int r, done = -1;
 
-	snprintf(message, sizeof(message), "%s_path %u:%u",
-	    use ? "reinstate" : "fail", major(path), minor(path));
 	if (take_turn() < 0)
 		return -1;
 	if ((t = ask(DM_DEVICE_TARGET_MSG, m->dev, message, &r))) {
@@ -436,6 +432,25 @@ dm_use_path(const struct map *m, dev_t path, int use)
 	trace(TRACE_PATH_STEP, "map=%u:%u %s: %s", major(m->dev), minor(m->dev),
 	    message, done < 0 ? "refused" : "done");
 	return done;
+}
+
+int
+dm_use_path(const struct map *m, dev_t path, int use)
+{
+	char message[64];
+
+	snprintf(message, sizeof(message), "%s_path %u:%u",
+	    use ? "reinstate" : "fail", major(path), minor(path));
+	return tell(m, message);
+}
+
+int
+dm_use_group(const struct map *m, int group)
+{
+	char message[64];
+
+	snprintf(message, sizeof(message), "switch_group %d", group);
+	return tell(m, message);
 }
 
 /*

@@ -87,6 +87,7 @@ struct op {
 	int64_t end;              /* time to send something ends */
 	int action;
 	uint64_t key, sa_key; /* of the guest's parameter list */
+	int group;            /* of the map, to be used again at the end */
 	dev_t canary;
 	dev_t unsure; /* a path that may have executed what others refused */
 	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
@@ -1031,6 +1032,10 @@ gate_siblings(struct op *op)
 	struct path *p, *last = op->map.paths + op->map.n;
 	int i, sender = sender_first(op);
 
+	/* Without the siblings another group may have to be used. */
+	if (sender && op->map.paths[0].group != op->map.group)
+		op->group = op->map.group;
+
 	for (i = 0; i < op->lun->n; i++)
 		if (op->lun->marks[i].mark != MARK_TAINTED)
 			op->lun->marks[i].mark = MARK_SET;
@@ -1068,6 +1073,8 @@ ungate(struct op *op)
 		if (dm_use_path(&op->map, m->dev, 1) == 0)
 			m->failed = 0;
 	}
+	if (op->group && dm_use_group(&op->map, op->group) == 0)
+		op->group = 0;
 }
 
 enum { BROUGHT, REFUSED, PREEMPTED };
@@ -1951,7 +1958,7 @@ rank(const struct op *op, const struct path *p)
 {
 	int clean = op->lun && mark_of(op->lun, p->dev) == MARK_CLEAN;
 
-	return clean << 2 | p->active << 1 | p->current;
+	return clean << 2 | p->active << 1 | (p->group == op->map.group);
 }
 
 /* The best canary first. */
@@ -2191,6 +2198,18 @@ verify(struct op *op)
 		is_ghost(op, bad[i]);
 }
 
+/* A path that came while it was not registered may have no size. */
+static void
+find_sizes(struct op *op)
+{
+	int i;
+
+	for (i = 0; i < op->map.n; i++)
+		if (is_clean(op, op->map.paths[i].dev) &&
+		    path_size(op->map.paths[i].dev) == 0)
+			path_rescan(op->map.paths[i].dev);
+}
+
 static void
 heal(struct op *op)
 {
@@ -2209,6 +2228,7 @@ heal(struct op *op)
 		heal_once(op);
 	if (marked(op->lun, MARK_CLEAN) > 0 || op->lun->key == 0)
 		op->lun->changing = 0;
+	find_sizes(op);
 	ungate(op);
 }
 

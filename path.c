@@ -97,6 +97,23 @@ path_busy(dev_t dev)
 	    number(buf) > 0;
 }
 
+void
+path_rescan(dev_t dev)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), SYSFS "/%u:%u/device/rescan", major(dev),
+	    minor(dev));
+	if ((fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+		return;
+	say(LOG_VERBOSE, "path %u:%u has no size: the kernel looks again",
+	    major(dev), minor(dev));
+	if (write(fd, "1", 1) < 0)
+		warn("%s:", path);
+	close(fd);
+}
+
 /* The name of its node below /dev. */
 static int
 node_name(dev_t dev, char *buf, size_t size)

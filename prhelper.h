@@ -115,15 +115,16 @@ struct reply {
 
 /* A path of a multipath map: an I_T nexus with its own registration. */
 struct path {
-	dev_t dev;       /* of the sd node */
-	uint8_t active;  /* device-mapper uses it: A, not F */
-	uint8_t current; /* in the path group that is in use */
-	uint8_t mute;    /* gave no answer since the map was read */
+	dev_t dev;      /* of the sd node */
+	uint8_t active; /* device-mapper uses it: A, not F */
+	uint8_t mute;   /* gave no answer since the map was read */
+	int group;      /* its path group, from 1 */
 };
 
 struct map {
 	dev_t dev;           /* of the dm node */
 	char wwid[WWID_LEN]; /* of the logical unit; empty: no path knows */
+	int group;           /* the one that is in use; 0: there is none */
 	int n;
 	struct path paths[PATHS_MAX]; /* in the order of the status line */
 };
@@ -180,6 +181,8 @@ int dm_look(dev_t, struct map *);
  * reinstate_path of drivers/md/dm-mpath.c. 0, or -1: it is suspended, or gone.
  */
 int dm_use_path(const struct map *, dev_t path, int use);
+/* Tell a map to use this group first: the message switch_group. 0, or -1. */
+int dm_use_group(const struct map *, int group);
 /*
  * Wait until some map may have changed, at most ms milliseconds (-1: for
  * ever). Kernels without dm's event number: at most LOOK_TIME. One thread
@@ -225,6 +228,12 @@ int path_wwid(dev_t, char wwid[WWID_LEN]);
 int path_busy(dev_t);
 /* The size of a block device in sectors of 512 bytes; 0: unknown. */
 uint64_t path_size(dev_t);
+/*
+ * Let the kernel read the size again, and all that it knows of the device:
+ * what it tried while the path was not registered was refused. Root only;
+ * may block.
+ */
+void path_rescan(dev_t);
 
 /* priv.c: ids, capabilities, confinement; one straight path, run once */
 

@@ -636,6 +636,7 @@ read_map(struct map *map)
 	}
 	memset(map, 0, sizeof(*map));
 	map->dev = makedev(DM_MAJOR, 0);
+	map->group = 1;
 	for (i = 0; i < w.paths; i++) {
 		r = &w.road[i];
 		if (r->unlisted)
@@ -643,7 +644,7 @@ read_map(struct map *map)
 		p = &map->paths[map->n++];
 		p->dev = dev_of(i);
 		p->active = !r->failed;
-		p->current = r->group == 0;
+		p->group = r->group + 1;
 	}
 	if (map->n || !w.looks)
 		snprintf(map->wwid, sizeof(map->wwid), "%s", unit);
@@ -701,6 +702,34 @@ dm_use_path(const struct map *map, dev_t dev, int use)
 	fabric_map_event();
 	history_watch();
 	return 0;
+}
+
+int
+dm_use_group(const struct map *map, int group)
+{
+	count_call();
+	if (map->dev != makedev(DM_MAJOR, 0))
+		violated("the message is for the map");
+	if (group != 1)
+		violated("the group that was in use is used again");
+	if (happens(F_SUSPENDED))
+		return -1;
+	note("group %d is to be used", group);
+	return 0;
+}
+
+/* The kernel never loses a size here. */
+uint64_t
+path_size(dev_t dev)
+{
+	(void)dev;
+	return 1;
+}
+
+void
+path_rescan(dev_t dev)
+{
+	violated("p%d has a size", path_of(dev) + 1);
 }
 
 int

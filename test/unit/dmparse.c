@@ -148,7 +148,7 @@ parse(const char *line, size_t len)
 	for (i = 0; i < m.n; i++)
 		t += sprintf(t, "%u:%u%c%s%s ", major(m.paths[i].dev),
 			minor(m.paths[i].dev), m.paths[i].active ? 'A' : 'F',
-			m.paths[i].current ? "*" : "",
+			m.paths[i].group == m.group ? "*" : "",
 			m.paths[i].mute ? "?" : "");
 	return text;
 }

@@ -368,9 +368,9 @@ kinds(void)
 			devices[i].name);
 	reading(4, &m);
 	check(m.n == 2 && m.paths[0].dev == makedev(8, 16) &&
-		m.paths[0].active && m.paths[0].current &&
+		m.paths[0].active && m.paths[0].group == m.group &&
 		m.paths[1].dev == makedev(8, 32) && !m.paths[1].active &&
-		!m.paths[1].current, "the paths of the map below");
+		m.paths[1].group != m.group, "the paths of the map below");
 	check(strcmp(m.wwid, "naa.6001405") == 0,
 		"the name of the unit is of the first path that has one");
 	names[0] = "naa.6001405";
@@ -485,6 +485,8 @@ messages(void)
 		strcmp(sent, "0 fail_path 8:16") == 0, sent);
 	check(dm_use_path(&m, makedev(65, 240), 1) == 0 &&
 		strcmp(sent, "0 reinstate_path 65:240") == 0, sent);
+	check(dm_use_group(&m, 2) == 0 && strcmp(sent, "0 switch_group 2") == 0,
+		sent);
 	run_errno = EBUSY;
 	check(dm_use_path(&m, makedev(8, 16), 0) == -1, "a suspended map");
 	run_errno = 0;

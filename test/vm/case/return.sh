@@ -338,6 +338,40 @@ copies_become '5 a, 1 b'
 put '00 -' RESERVE 1 5 a 0
 ok "$kind: each path may write" write_to $mp 8
 
+# What the kernel asked it while it was not registered was refused
+kind='a path without a size'
+put '00 -' RELEASE 2 5 a 0
+put '00 -' 'RESERVE exclusively' 1 6 a 0
+n2=$(path a)
+is "$(cat "/sys/block/${n2##*/}/size")" 0 "$kind: it has none"
+reload mp "$p1" "$p2" "$p3" "$p4" "$n2"
+copies_become '6 a, 1 b'
+sized() {
+	[ "$(cat "/sys/block/${n2##*/}/size")" -gt 0 ]
+}
+ok "$kind: it has one when it has the key" within 20 sized
+ok "$kind: each path may write" write_to $mp 10
+put '00 -' RELEASE 2 6 a 0
+
+kind='another group holds'
+fresh a
+reload mp "$p3" "$p4" - "$p1" "$p2"
+ok "$kind: the first group is in use" write_to $mp
+put '00 -' RESERVE 1 5 a 0
+is "$(full "$w" | grep -c ' holder')" 1 "$kind: a path of it"
+reload mp "$p1" "$p2" - "$p3" "$p4"
+ok "$kind: now it is the second one" write_to $mp
+writers_start
+put '00 -' 'PREEMPT of ourselves' 4 6 a a
+usleep 300000
+is "$(writers_end)" '' "$kind: no write was refused"
+ok "$kind: a write after it" write_to $mp
+like "$(dmsetup status mp)" '* 2 1 A 0 2 0 * E 0 2 0 *' \
+	"$kind: the first group is in use again"
+put '00 -' RELEASE 2 6 a 0
+# shellcheck disable=SC2086 # they are four
+reload mp $ours
+
 # rescan DISK: the host gives it up and finds it again; print the new one
 rescan() {
 	hctl=$(readlink -f "/sys/block/${1##*/}/device")
