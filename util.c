@@ -5,6 +5,7 @@
  */
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #include <errno.h>
@@ -28,30 +29,56 @@
 enum { LINE_SIZE = PATH_MAX + 256 }; /* a name, and what is wrong with it */
 
 int verbosity;
-static int log_socket = -1; /* -1: messages go to stderr */
+static const char name[] = "prhelper: "; /* before what goes to stderr */
+static int log_socket = -1;              /* -1: messages go to stderr */
+
+/* Never waits, as libc's syslog() would. */
+static void
+send_to_syslog(int priority, char *text, size_t len)
+{
+	static struct sockaddr_un to[] = {
+		{ AF_UNIX, "/dev/log" },
+		/* That leads here with systemd; not in a private /dev. */
+		{ AF_UNIX, "/run/systemd/journal/dev-log" },
+	};
+	char head[64];
+	int n = snprintf(head, sizeof(head),
+	    "<%d>prhelper[%ld]: ", LOG_DAEMON | priority, (long)getpid());
+	struct iovec iov[] = {
+		{ .iov_base = head, .iov_len = (size_t)n },
+		{ .iov_base = text, .iov_len = len },
+	};
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = 2 };
+	size_t i;
+
+	for (i = 0; i < sizeof(to) / sizeof(to[0]); i++) {
+		mh.msg_name = &to[i];
+		mh.msg_namelen = sizeof(to[i]);
+		if (sendmsg(log_socket, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+			break;
+	}
+}
 
 /*
- * Whoever reads the messages may be gone (libvirt closes its end of stderr)
- * or stuck: then they are lost, and no guest waits for them. libc's syslog()
- * would wait. One write per line, so that lines of threads do not mix.
+ * Whoever reads stderr may be stuck: then messages are lost, and no guest
+ * waits for them. If he is gone, as libvirt is once a helper serves, they go
+ * to syslog. One write per line, so that lines of threads do not mix.
  */
-static int
-emit(const char *line, size_t len)
+static void
+emit(int priority, char *line, size_t len)
 {
-	static const struct sockaddr_un to = { AF_UNIX, "/dev/log" };
 	static pthread_mutex_t one_writer = PTHREAD_MUTEX_INITIALIZER;
 	struct pollfd err = { .fd = 2, .events = POLLOUT };
-	int written;
+	const size_t skip = sizeof(name) - 1;
 
-	if (log_socket >= 0)
-		return sendto(log_socket, line, len,
-			   MSG_DONTWAIT | MSG_NOSIGNAL,
-			   (const struct sockaddr *)&to, sizeof(to)) >= 0;
 	/* Room for one line is no room for two. */
 	pthread_mutex_lock(&one_writer);
-	written = poll(&err, 1, 0) == 1 && write(2, line, len) >= 0;
+	if (log_socket < 0 && poll(&err, 1, 0) == 1 &&
+	    write(2, line, len) < 0 && errno == EPIPE)
+		log_socket = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (log_socket >= 0)
+		send_to_syslog(priority, line + skip, len - skip);
 	pthread_mutex_unlock(&one_writer);
-	return written;
 }
 
 static void
@@ -60,22 +87,16 @@ print(int priority, const char *fmt, va_list ap)
 	char line[LINE_SIZE];
 	const size_t size = sizeof(line) - 1;
 	int saved = errno;
-	size_t len;
+	size_t len = sizeof(name) - 1;
 
-	if (log_socket >= 0)
-		snprintf(line, size,
-		    "<%d>prhelper[%ld]: ", LOG_DAEMON | priority,
-		    (long)getpid());
-	else
-		snprintf(line, size, "prhelper: ");
-	len = strlen(line);
+	memcpy(line, name, len);
 	vsnprintf(line + len, size - len, fmt, ap);
 	len = strlen(line);
 	if (line[len - 1] == ':')
 		snprintf(line + len, size - len, " %s", strerror(saved));
 	len = strlen(line);
 	line[len++] = '\n';
-	emit(line, len);
+	emit(priority, line, len);
 	errno = saved;
 }
 

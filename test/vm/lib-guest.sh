@@ -30,13 +30,20 @@ arrive() {
 		-incoming 'exec:cat state' >&2 &
 	qemu=$!
 	cd /tmp || return
-	# Who waits for a guest that is no more gets an answer, too
-	{
-		while kill -0 $qemu 2>/dev/null; do
-			sleep 1
-		done
-		echo '=125' >/run/guest.out
-	} >&2 &
+	mourn $qemu &
+	greet
+}
+
+# mourn PID: when that guest is no more, who waits for it gets an answer, too
+mourn() {
+	while kill -0 "$1" 2>/dev/null; do
+		sleep 1
+	done
+	echo '=125' >&9
+} >&2
+
+# greet: a guest with that state listens, and looks for its disks
+greet() {
 	# The state overwrites a byte that arrives before it
 	echo >&8
 	rm -f /tmp/hello
@@ -44,8 +51,12 @@ arrive() {
 	until grep -q hello /tmp/hello 2>/dev/null; do
 		answer >/tmp/hello || return
 	done
-	guest 'echo - - - >/sys/class/scsi_host/host0/scan' &&
-		guest 'test -b /dev/sda'
+	scan && guest 'test -b /dev/sda'
+}
+
+# scan: the guest looks for disks that are new
+scan() {
+	guest 'echo - - - >/sys/class/scsi_host/host0/scan'
 }
 
 # answer: print what the guest says up to an exit status, return that

@@ -25,6 +25,21 @@ ok '-v: the registration is in the log: who, where, what' within 5 logged
 kill "$(cat /run/pr.pid)"
 ok '-d: ends' within 10 test ! -e /run/pr.pid
 
+### so they do when nobody reads stderr any more, as with libvirt
+
+mkfifo /tmp/stderr
+prhelper -v -k $socket 2>/tmp/stderr &
+helper_pid=$!
+: </tmp/stderr
+within 20 serving
+is "$(pr_out "$d" 6 0 0 abc)" '00 -' 'nobody reads stderr any more: serves'
+resorted() {
+	grep -q "prhelper\[$helper_pid\]: .*${d##*/}: REGISTER AND IGNORE" \
+		/tmp/messages
+}
+ok '... and what was done is in the log' within 5 resorted
+stop_helper
+
 ### as nobody: the right capabilities, and enough of them
 
 start_helper -u nobody
