@@ -86,14 +86,21 @@ int
 dm_init(void)
 {
 	char version[32];
+	int err;
 
 	if (access(CONTROL, F_OK) < 0)
 		return 0;
 	dm_log_with_errno_init(dm_log);
 	dm_hold_control_dev(1);
+	errno = 0;
 	if (!dm_driver_version(version, sizeof(version))) {
+		err = errno;
 		/* Else each later task would fail for this first one. */
 		dm_lib_exit();
+		errno = err;
+		/* In a container: its device cgroup, or no CAP_SYS_ADMIN. */
+		if (err == EPERM || err == EACCES)
+			warn("multipath maps are refused: " CONTROL ":");
 		return 0;
 	}
 	say(LOG_VERBOSE, "device-mapper %s", version);
