@@ -10,7 +10,8 @@ SRC = prhelper.c sock.c priv.c proto.c mpath.c sg.c dm.c path.c state.c \
 	trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
 DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \
-	${SRC} ${MAN} test .ci .clang-format .clang-tidy
+	${SRC} ${MAN} contrib doc test .ci .clang-format .clang-tidy
+IMAGE = ${BIN}-${VERSION}.oci.tar
 
 all: ${BIN}
 
@@ -30,6 +31,11 @@ ${BIN}: ${OBJ}
 
 libdm:
 	@sh libdm.sh ${LIBDM} ${LVM2_VERSION} ${LVM2_SHA256}
+
+# An OCI image, of this binary or of IMAGE_BINS: one for each architecture
+IMAGE_BINS = ${BIN}
+image: all
+	STRIP='${STRIP}' sh contrib/oci/build ${IMAGE} ${VERSION} ${IMAGE_BINS}
 
 test:
 	sh test/run
@@ -59,7 +65,7 @@ uninstall:
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
 
 clean:
-	rm -f ${BIN} ${OBJ} ${BIN}-${VERSION}.tar.gz
+	rm -f ${BIN} ${OBJ} ${BIN}-${VERSION}.tar.gz ${IMAGE}
 
 dist:
 	rm -rf ${BIN}-${VERSION}
@@ -70,4 +76,4 @@ dist:
 	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
 	rm -rf ${BIN}-${VERSION}
 
-.PHONY: all libs libdm test demo sim check install uninstall clean dist
+.PHONY: all libs libdm image test demo sim check install uninstall clean dist
