@@ -58,7 +58,7 @@ is "$(echo "$listing" | awk '{ print $2 }' | sort -u)" 0/0 \
 size=$(cat "$tmp"/got/* | wc -c)
 ok "$size bytes, at most $max" test "$size" -le $max
 is "$(label title) $(label version) $(label licenses)" \
-	"prhelper $version ISC" 'labels'
+	"prhelper $version ISC AND MIT AND LGPL-2.1-only" 'labels'
 
 unpack() {
 	tar -C "$tmp/run" -xf "$(file_of_layer)" 2>/dev/null # it begins with /
