@@ -51,6 +51,12 @@ without_alua() {
 	rmmod scsi_dh_alua
 }
 
+# without_udev: it looks at each disk that somebody had open for writing, and
+# would swallow one, too
+without_udev() {
+	! command -v udevadm >/dev/null || systemctl stop 'systemd-udevd*'
+}
+
 # dev_of DISK: print its number, as device-mapper and traces have it
 dev_of() {
 	cat "/sys/block/${1##*/}/dev"

@@ -1,13 +1,14 @@
 #!/bin/sh
 # See LICENSE file for copyright and license details.
 #
-# The distribution's qemu-pr-helper and prhelper get the same commands, each
-# on logical units of its own with the same history: the same initiator
-# ports, the same set-up, the same order. SCSI status, valid sense data and
-# payload must be the same to the last byte, but for the differences that
-# are listed first. PREEMPT AND ABORT is not here: it hangs this target. Few
-# commands go through sg nodes: there qemu-pr-helper gives a disk only 1 ms.
-# vm: -t 400
+# A qemu-pr-helper, the distribution's or the newest, and prhelper get the
+# same commands, each on logical units of its own with the same history: the
+# same initiator ports, the same set-up, the same order. SCSI status, valid
+# sense data and payload must be the same to the last byte, but for the
+# differences that are listed first. PREEMPT AND ABORT is not here: it hangs
+# this target. Few commands go through sg nodes: there qemu-pr-helper gives a
+# disk only 1 ms.
+# vm: -t 900
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
@@ -32,7 +33,7 @@ intended partition '02 5/20/00 -' '
 	Reservations are of whole disks: who got one partition must not lock out
 	the users of the others.'
 intended cleanup '00 - -' '
-	Opcode FFh is new in QEMU 11; older ones close the connection.'
+	Opcode FFh is newer than QEMU 11.1, which closes the connection.'
 intended offline '02 b/08/00 -' '
 	The disk is offline: we say that it cannot be reached (LOGICAL UNIT
 	COMMUNICATION FAILURE), not that a process was terminated.'
@@ -210,6 +211,8 @@ compare() {
 
 ### The disks
 
+diag "$(qemu-pr-helper --version | head -n 1)"
+without_udev
 lun a-ours
 lun a-theirs
 disk x a 1
