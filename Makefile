@@ -9,6 +9,7 @@ MAN = prhelper.8
 SRC = prhelper.c sock.c priv.c proto.c mpath.c sg.c dm.c path.c state.c \
 	trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
+UNITS = prhelper.service prhelper.socket
 DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \
 	${SRC} ${MAN} contrib doc test .ci .clang-format .clang-tidy
 IMAGE = ${BIN}-${VERSION}.oci.tar
@@ -59,7 +60,16 @@ install: all
 	chmod 644 ${DESTDIR}${MANPREFIX}/man8/${MAN}
 	ln -sf ${MAN} ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
 
+install-systemd:
+	mkdir -p ${DESTDIR}${UNITDIR}
+	for u in ${UNITS}; do \
+		sed 's,/usr/local,${PREFIX},' contrib/systemd/$$u \
+			>${DESTDIR}${UNITDIR}/$$u && \
+		chmod 644 ${DESTDIR}${UNITDIR}/$$u || exit; \
+	done
+
 uninstall:
+	for u in ${UNITS}; do rm -f ${DESTDIR}${UNITDIR}/$$u; done
 	rm -f ${DESTDIR}${PREFIX}/bin/${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${MAN}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
@@ -76,4 +86,5 @@ dist:
 	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
 	rm -rf ${BIN}-${VERSION}
 
-.PHONY: all libs libdm image test demo sim check install uninstall clean dist
+.PHONY: all libs libdm image test demo sim check install install-systemd \
+	uninstall clean dist

@@ -4,6 +4,8 @@ VERSION = 0.1
 
 PREFIX = /usr/local
 MANPREFIX = ${PREFIX}/share/man
+# Where systemd looks, too
+UNITDIR = ${PREFIX}/lib/systemd/system
 
 # Where `make libdm` puts libdevmapper.a, its header, and links to the
 # kernel's headers, which musl-gcc does not find by itself

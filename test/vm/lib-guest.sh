@@ -12,6 +12,11 @@
 mkfifo /run/guest.in /run/guest.out
 exec 8<>/run/guest.in 9<>/run/guest.out
 
+# page HEADING: print what doc/qemu.md tells to type there
+page() {
+	sed -n "/^## $1/,/^## /s/^	//p" /doc/qemu.md
+}
+
 # arrive: QEMU starts with the state of a guest that was booted elsewhere,
 # which then finds the disk $x as /dev/sda. Its console is added to the file
 # $guest_console, or is ours.
@@ -23,10 +28,8 @@ arrive() {
 		-chardev file,id=console,append=on,$(
 			)path="${guest_console:-/dev/console}" \
 		-serial chardev:console -serial pipe:/run/guest \
-		-object pr-manager-helper,id=pr0,path=$socket \
-		-drive if=none,id=d0,format=raw,cache=none,$(
-			)file="$x",file.pr-manager=pr0 \
-		-device scsi-block,drive=d0 \
+		$(page 'A disk' | sed "s,/run/prhelper/sock,$socket,
+			s,/dev/sdb,$x,; /virtio-scsi-pci/d") \
 		-incoming 'exec:cat state' >&2 &
 	qemu=$!
 	cd /tmp || return

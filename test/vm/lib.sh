@@ -8,6 +8,11 @@
 # shellcheck source=test/tap.sh
 . /tap.sh
 
+# long: is everything wanted, however long it takes?
+long() {
+	grep -qw long /proc/cmdline
+}
+
 ### Disks: LIO, with tcm_loop for a host adapter that needs no wire
 
 target=/sys/kernel/config/target

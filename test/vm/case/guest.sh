@@ -41,6 +41,11 @@ story() {
 		'*(Read keys): Operation not permitted*' \
 		"$kind: ... and so the kernel refuses READ KEYS"
 
+	page 'In the guest' >/tmp/page
+	while read -r told <&7; do
+		ok "$kind: $told" eval 'guest "$told" >&2'
+	done 7</tmp/page
+
 	### What a cluster does
 
 	like "$(guest_in -k)" '*NO registered*' "$kind: READ KEYS: none"
@@ -94,7 +99,7 @@ story() {
 	ok "$kind: CLEAR" guest_out -C -K a
 	keys_are ''
 
-	is "$(grep -c " pid $qemu uid .* ${log_name}: " /tmp/messages)" 7 \
+	is "$(grep -c " pid $qemu uid .* ${log_name}: " /tmp/messages)" 10 \
 		"$kind: all that the guest changed went through the helper"
 	kill "$qemu"
 	wait "$qemu"
