@@ -119,6 +119,7 @@ static int move_holder(struct op *, int);
 static int proven(struct op *);
 static int unclean(struct op *);
 static int ask_siblings(struct op *);
+static void note_ghosts(struct op *);
 static void heal_aside(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
@@ -1417,6 +1418,20 @@ holder_away(struct op *op)
 
 /* The commands, each with its verdict and a reply that is in place */
 
+/* How many that had the key before have not got the new one? */
+static int
+left_behind(struct op *op)
+{
+	const struct lun *lun = &op->before;
+	int i, n = lun->ghosts;
+
+	for (i = 0; i < lun->n; i++)
+		n += (lun->marks[i].mark == MARK_CLEAN ||
+			 lun->marks[i].mark == MARK_GONE) &&
+		    !is_clean(op, lun->marks[i].dev);
+	return n;
+}
+
 /*
  * After a key change the old key is left on paths that missed it, and with it
  * perhaps the reservation: preempt it, if it is our own.
@@ -1424,7 +1439,7 @@ holder_away(struct op *op)
 static void
 lay_ghosts(struct op *op, int before, int known)
 {
-	int left = known - recorded(op->lun), held, type;
+	int left = left_behind(op), held, type;
 
 	if (op->was == 0 || op->was == op->sa_key || left <= 0)
 		return;
@@ -1532,8 +1547,11 @@ register_key(struct op *op)
 {
 	struct lun *lun = op->lun;
 	uint8_t was_aptpl = lun->aptpl;
-	int v, r, same, known = recorded(lun), before = -1;
+	int v, r, same, known, before = -1;
 
+	if (op->was && op->key == op->was)
+		note_ghosts(op);
+	known = recorded(lun);
 	op->reset = 0;
 	if (op->was && op->was != op->sa_key)
 		before = count_key(op, op->was);
@@ -1622,10 +1640,10 @@ reserve(struct op *op)
 		    v;
 	if (all_hold(type))
 		none_holds(op->lun);
-	else if (!op->ours || !op->verified)
+	else if (!op->verified)
 		op->lun->holder = op->canary;
-	else if (op->ours < 0)
-		op->lun->holder = 0;
+	else if (op->ours != 1)
+		op->lun->holder = 0; /* or one that was asked before */
 	if (op->map.n > 1 && !op->lun->warned &&
 	    (type == WRITE_EXCLUSIVE || type == EXCLUSIVE_ACCESS)) {
 		op->lun->warned = 1;
@@ -2178,7 +2196,8 @@ heal_once(struct op *op)
 
 /*
  * A path that a predecessor took for clean may have become another nexus when
- * nobody looked. If none has the key, it was removed.
+ * nobody looked. If none has the key, it was removed. One that does not answer
+ * is like one that was not in the map.
  */
 static void
 verify(struct op *op)
@@ -2188,10 +2207,14 @@ verify(struct op *op)
 
 	for (i = 0; i < op->map.n && op->lun->key; i++) {
 		dev = op->map.paths[i].dev;
-		v = is_clean(op, dev) ? probe(op, dev, op->lun->key) : AWAY;
+		if (!is_clean(op, dev))
+			continue;
+		v = probe(op, dev, op->lun->key);
 		held |= v == DONE;
 		if (v == CONFLICT)
 			bad[n++] = dev;
+		else if (v != DONE)
+			set_mark(op->lun, dev, MARK_GONE);
 	}
 	op->suspect = n > 0 && !held;
 	for (i = 0; held && i < n; i++)
@@ -2217,7 +2240,7 @@ heal(struct op *op)
 
 	if (op->lun->loaded && !op->lun->changing)
 		verify(op);
-	op->lun->loaded = 0;
+	op->lun->loaded = (uint8_t)op->suspect; /* look once more */
 	/* A change was cut off anywhere in it, or got no answer. */
 	if (op->lun->changing) {
 		doubt(op);

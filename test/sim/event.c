@@ -63,6 +63,26 @@ path_up(int n)
 	}
 }
 
+static void
+replace(int i)
+{
+	before();
+	target_replace(&w.lun, i);
+	w.road[i].disturbed = 1;
+	after_other();
+	note("p%d is another nexus now", i + 1);
+}
+
+/* A path that the map lists is another nexus; only while nobody can see it. */
+void
+path_replaced(void)
+{
+	int i = (int)draw((uint32_t)w.paths);
+
+	if (!w.road[i].queued && w.road[i].state == RUNNING)
+		replace(i);
+}
+
 /* It reinstates what works, whoever failed it, and may err. */
 void
 multipathd_acts(void)
@@ -109,13 +129,8 @@ table_changes(void)
 		r->unlisted = 0;
 		r->state = RUNNING;
 		/* What goes and is another one at once nobody could see. */
-		if (!r->queued && r->seen_away && chance(500)) {
-			before();
-			target_replace(&w.lun, i);
-			r->disturbed = 1;
-			after_other();
-			note("p%d is another nexus now", i + 1);
-		}
+		if (!r->queued && r->seen_away && chance(500))
+			replace(i);
 		r->joined = w.serial;
 		r->joined_at = w.sent;
 		note("p%d is in the map", i + 1);

@@ -155,7 +155,8 @@ needs_room(int path, const struct request *rq)
 	int action = rq->cdb[1] & ACTION_MASK;
 
 	return rq->cdb[0] == PR_OUT && rq->len >= PARAMS_LEN &&
-	    (action == REGISTER || action == REGISTER_AND_IGNORE) &&
+	    ((action == REGISTER && !get64(rq->data)) ||
+		action == REGISTER_AND_IGNORE) &&
 	    get64(rq->data + 8) && !w.lun.nexus[path].key;
 }
 
@@ -170,6 +171,13 @@ static void
 attention(int path, uint16_t code)
 {
 	target_attention(&w.lun, path, code);
+}
+
+/* Does the target answer only when each task has been aborted? */
+static int
+aborts(const struct flight *f)
+{
+	return f->rq.cdb[0] == PR_OUT && f->rq.cdb[1] == PREEMPT_AND_ABORT;
 }
 
 /* What goes wrong with a command that was just sent. */
@@ -192,7 +200,7 @@ go_wrong(int path, struct flight *f, enum fault fault)
 	fabric_trouble(w.clock);
 	switch (fault) {
 	case F_SLOW: f->end_at += 10 + draw(390); break;
-	case F_LATE: f->end_at += 600 + draw(2400); break;
+	case F_LATE: f->end_at += 600 + draw(aborts(f) ? 50000 : 2400); break;
 	case F_NOT_SENT: f->run_at = NEVER; /* fall through */
 	case F_NO_ANSWER:
 		f->end_at = some_time();
@@ -303,6 +311,7 @@ send_job(struct job *j)
 	f->serial = w.serial;
 	f->sent_at = f->run_at = w.clock;
 	f->end_at = w.clock + draw(2);
+	guest_sends(f);
 	go_wrong(path, f, choose());
 	obstacles(path, f);
 	if (f->run_at == w.clock && happens(F_DOWN)) {
@@ -568,6 +577,7 @@ abandon(struct job *jobs, int n)
 		f = flight_at(&w.road[path], w.road[path].queued - 1);
 		note("p%d: %s: abandoned", path + 1, words(&f->rq));
 		fabric_trouble(f->end_at);
+		guest_gives_up(f);
 		f->job = NULL;
 		w.road[path].touched = 1;
 		settle(&jobs[i], SG_SILENT, COMMAND_TIMEOUT);

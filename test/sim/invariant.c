@@ -43,6 +43,7 @@ static struct {
 	int64_t begin;
 	struct target was;   /* the logical unit at its begin */
 	uint8_t up[NEXUS_MAX]; /* the path could be used at its begin */
+	uint8_t gated[PATHS_MAX]; /* ... and was failed by us */
 	unsigned long changes; /* of the logical unit by others */
 	int cut;             /* a payload was, on the way to prhelper */
 	uint64_t remembered; /* key, at its begin */
@@ -200,11 +201,14 @@ observe(void)
 		c.moment[c.moments++] = *t;
 }
 
-/* All nexuses with the key that is remembered are paths marked as clean. */
+/*
+ * All nexuses with the key that is remembered are paths marked as clean, or
+ * noted as what such paths were before.
+ */
 int
 record_whole(void)
 {
-	int i, n = 0;
+	int i, n = -w.state.ghosts;
 
 	if (!w.state.key)
 		return 0;
@@ -261,6 +265,7 @@ guest_begins(const struct request *rq)
 	c.marks = w.state.n;
 	for (i = 0; i < w.paths; i++) {
 		c.up[i] = (uint8_t)fabric_usable(i);
+		c.gated[i] = w.road[i].gated;
 		w.road[i].touched = 0;
 	}
 	count_anew();
@@ -371,6 +376,13 @@ tells(const struct flight *f)
 	return key && get64(f->rq.data + 8) == key;
 }
 
+/* It is registered just as often as we did it: nothing tells whose it is. */
+static int
+passes_for_ours(uint64_t key)
+{
+	return c.known && key == c.remembered;
+}
+
 static void
 check_others_keys(const struct flight *f)
 {
@@ -380,7 +392,7 @@ check_others_keys(const struct flight *f)
 		if (w.lun.nexus[i].key == b.key[i])
 			continue;
 		if (w.lun.nexus[i].key || (!may_remove(f, b.key[i]) &&
-			!history_twin(b.key[i])))
+			!history_twin(b.key[i]) && !passes_for_ours(b.key[i])))
 			violated("no registration of another node is removed "
 				 "or changed but by the guest's own PREEMPT "
 				 "of its key, or CLEAR");
@@ -399,7 +411,8 @@ check_others_reservation(const struct flight *f)
 	    (w.lun.holder != NOBODY && w.lun.type == b.type)))
 		return;
 	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]) &&
-	    (ours(b.holder) || !history_twin(b.key[b.holder])))
+	    (ours(b.holder) || (!history_twin(b.key[b.holder]) &&
+				   !passes_for_ours(b.key[b.holder]))))
 		violated("no reservation of another node is released or "
 			 "changed but by the guest's own PREEMPT of its key, "
 			 "or CLEAR; all registrants': or RELEASE");
@@ -450,7 +463,7 @@ after(int path, const struct flight *f)
 	    f->rq.cdb[1] <= PREEMPT_AND_ABORT)
 		history_late();
 	if (w.lun.holder != b.holder || w.lun.type != b.type)
-		w.moved = late || f->how == SG_LOST;
+		w.moved = late;
 	if (late) {
 		c.changes++;
 		disturb(0);
@@ -603,6 +616,25 @@ check_joined(void)
 	}
 }
 
+/*
+ * The key that changes is ours alone: then what had the old one, dead paths and
+ * ghosts, too, has it no more, and so cannot hold the reservation with it.
+ */
+static void
+check_ghosts(void)
+{
+	int i;
+
+	if (!registers() || !c.sa || !c.remembered || c.sa == c.remembered ||
+	    !c.known || c.changing || others_have(&c.was, c.remembered) ||
+	    !plain())
+		return;
+	for (i = 0; i < w.lun.n; i++)
+		if (ours(i) && w.lun.nexus[i].key == c.remembered)
+			violated("after a change of a key that was ours alone "
+				 "no nexus of ours has the old one: %d", i + 1);
+}
+
 /* Could prhelper have moved the reservation away from a path that is gone? */
 static int
 can_rescue(void)
@@ -634,6 +666,10 @@ check_unregistered(void)
 		if (sound(i) && w.lun.nexus[i].key)
 			violated("after an unregistration no sound path has "
 				 "a key: p%d", i + 1);
+	if (plain() && c.remembered && !c.unclean && !unclean() &&
+	    w.state.holder != (dev_t)-1)
+		violated("after an unregistration of all paths it is known "
+			 "that none holds the reservation");
 	if (c.out && ours(holder) && !target_all(&c.was) &&
 	    held(&c.was, key) && held(&w.lun, key) &&
 	    (sound(holder) || can_rescue()))
@@ -911,6 +947,32 @@ check_conflict(const struct request *rq, const struct reply *rp)
 	}
 }
 
+/* While prhelper sends */
+
+void
+guest_sends(const struct flight *f)
+{
+	static const uint8_t reserved[] = { 16, 17, 18, 19, 21, 22, 23 };
+	size_t i;
+
+	if (f->rq.cdb[0] != PR_OUT || f->rq.len != PARAMS_LEN)
+		return;
+	for (i = 0; i < sizeof(reserved); i++)
+		if (f->data[reserved[i]])
+			violated("what is reserved in a parameter list is 0");
+}
+
+/* Nobody waits for it any longer. */
+void
+guest_gives_up(const struct flight *f)
+{
+	if (f->rq.cdb[0] == PR_OUT && f->rq.cdb[1] == PREEMPT_AND_ABORT &&
+	    f->sent_at - c.begin < SG_TIME &&
+	    w.clock - f->sent_at < SG_ABORT_TIME)
+		violated("PREEMPT AND ABORT has the time that it needs: "
+			 "%lld ms", (long long)(w.clock - f->sent_at));
+}
+
 /* What prhelper remembers is true */
 
 static void
@@ -949,6 +1011,23 @@ check_holder(void)
 	    (dev == (dev_t)-1 || (int)minor(dev) / 16 != holder))
 		violated("who holds our reservation is the path that is "
 			 "remembered to hold it: p%d", holder + 1);
+}
+
+/* What the guest could write through, and can, is not taken from it. */
+static void
+check_gated(void)
+{
+	int i;
+
+	if (!w.state.key || history_lost() || !calm() || c.hindered ||
+	    troubled() || w.rate[F_SUSPENDED])
+		return;
+	for (i = 0; i < w.paths; i++)
+		if (w.road[i].gated && !c.gated[i] && sound(i) &&
+		    c.was.nexus[i].key == w.state.key &&
+		    w.lun.nexus[i].key == w.state.key)
+			violated("no path that has the guest's key is left "
+				 "failed by us: p%d", i + 1);
 }
 
 /*
@@ -1097,6 +1176,10 @@ check_state(const struct target *one, int first)
 	same = one->holder == t->holder ||
 	    (one->holder == first && ours(t->holder)) ||
 	    (target_all(one) && target_all(t));
+	/* Nothing tells that it is another node's. */
+	if (c.was.holder != NOBODY && !ours(c.was.holder) &&
+	    passes_for_ours(c.was.nexus[c.was.holder].key))
+		return;
 	/* A type that there is not stays only where it is. */
 	if (one->holder != NOBODY && !type_known(one->type))
 		return;
@@ -1149,6 +1232,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 	if (rp->status == GOOD && c.action != NOBODY) {
 		check_registered();
 		check_joined();
+		check_ghosts();
 		check_unregistered();
 		check_reserved();
 		check_released();
@@ -1167,6 +1251,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_record();
 		check_holder();
 	}
+	check_gated();
 	check_as_one(rq, rp);
 	history_ends(rq, rp);
 	c.action = NOBODY;
@@ -1188,6 +1273,7 @@ guest_is_left(void)
 			!w.lun.nexus[i].key) ||
 		    history_was_removed(w.saved.key))
 			w.road[i].disturbed = 1;
+	w.moved |= w.forgetful;
 	history_killed();
 	c.action = NOBODY;
 }

@@ -76,6 +76,7 @@ enum {
 	WRONG_KEY = 0xbad,
 	OTHER_KEY = 0xb1, /* of the first other nexus, and so on */
 	OLD_SHARE = 4,    /* of so many seeds one is of the old kind */
+	RARE_SHARE = 8,   /* ... and one has what is rare elsewhere */
 	CONTENT_TIME = 2000, /* after the last fault all is settled by then */
 	LOOKS_MAX = 1000, /* without time passing */
 	JOBS_MAX = 64,
@@ -99,7 +100,7 @@ int noting;
 /* What this schedule is like, in 1,000. */
 static struct {
 	int down, up, host, same_key, wrong, restart;
-	int daemon, table, power, rest;
+	int daemon, table, power, rest, replaced;
 	int steps;
 	uint8_t flags; /* that the guest likes */
 } s;
@@ -438,6 +439,8 @@ succeed(void)
 		for (i = 0; i < w.paths; i++)
 			w.road[i].noted = w.road[i].gated = 0;
 	}
+	if (s.replaced && chance(s.replaced))
+		path_replaced();
 	w.state = w.saved;
 	w.state.busy = 0;
 	w.state.loaded = 1;
@@ -735,6 +738,23 @@ begin_new(void)
 		w.faultless &= w.rate[i] == 0 || i == F_UP || i == F_HOST;
 }
 
+/*
+ * A path is replaced while no helper runs, which is stopped between commands;
+ * the target often has no room for one more registration. No command is
+ * executed late: then the key of a path is not what tells most.
+ */
+static void
+begin_rare(void)
+{
+	s.replaced = 300;
+	s.restart = 100;
+	w.rate[F_KILL] = w.rate[F_LATE] = 0;
+	w.rate[F_SILENT] = w.rate[F_HELD] = 0;
+	w.rate[F_REFUSED] = 400;
+	w.rate[F_HOST] = 40;
+	w.faultless = 0;
+}
+
 /* What was decided since chance_seed() or chance_list(). */
 static void
 play(void)
@@ -751,6 +771,8 @@ play(void)
 		begin_new();
 	else
 		begin_old();
+	if (w.looks && decide(seed % RARE_SHARE == RARE_SHARE - 1, 2))
+		begin_rare();
 	n = w.looks ? LEN(events) : OLD_EVENTS;
 	note("%s, %d paths, %d other nexuses", kind_names[w.lun.kind], w.paths,
 	    w.lun.n - w.paths);

@@ -209,6 +209,7 @@ void fabric_heal(void);
 
 void path_down(int n);
 void path_up(int n);
+void path_replaced(void);
 void multipathd_acts(void);
 void table_changes(void);
 void target_fails(void);
@@ -275,8 +276,10 @@ uint64_t guest_victim(void);
 void before(void);
 void after(int path, const struct flight *);
 void after_other(void);
-/* A command of ours has come back with an answer. */
+/* A command of ours is sent; has come back with an answer; is given up. */
+void guest_sends(const struct flight *);
 void guest_answered(const struct flight *);
+void guest_gives_up(const struct flight *);
 /* A command of ours was lost, or the system has no means for it. */
 void guest_hindered(void);
 void guest_cut(void);
