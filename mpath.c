@@ -292,7 +292,8 @@ drop_marks(struct lun *lun)
 	lun->ghosts = 0;
 	for (i = 0; i < lun->n; i++) {
 		m = &lun->marks[i];
-		if (m->mark == MARK_CLEAN || m->mark == MARK_GONE)
+		if (m->mark == MARK_CLEAN || m->mark == MARK_GONE ||
+		    m->mark == MARK_ROBBED)
 			m->mark = MARK_NONE;
 		else if (m->mark != MARK_TAINTED)
 			m->mark = MARK_CLEAR;
@@ -747,7 +748,7 @@ believed(struct op *op, dev_t dev)
 	trace_step(dev, "does not hold the key: another path may");
 	if (mark == MARK_CLEAN && op->key == op->was) {
 		op->lost = 1;
-		set_mark(op->lun, dev, MARK_SET);
+		set_mark(op->lun, dev, MARK_ROBBED);
 	}
 	return 0;
 }
@@ -2028,7 +2029,7 @@ ask_siblings(struct op *op)
 			continue;
 		v = probe(op, dev, op->key);
 		if (v == CONFLICT)
-			set_mark(op->lun, dev, MARK_SET);
+			set_mark(op->lun, dev, MARK_ROBBED);
 		if (v == DONE)
 			op->canary = dev;
 		if (v == DONE || v == CONFLICT)
@@ -2058,13 +2059,16 @@ ask_alone(struct op *op)
 
 /*
  * The key was removed by another node while paths were away, and must never
- * be registered again. Or it never came to be, since we were killed.
+ * be registered again. Or it never came to be, since we were killed. A path
+ * that had it for sure, or never did, may hold what a tool of this host has
+ * put there: that stays.
  */
 static void
 renounce(struct op *op)
 {
 	struct lun *lun = op->lun;
-	int i;
+	dev_t dev;
+	int i, mark;
 
 	if (lun->changing && lun->old) {
 		lun->key = op->key = lun->old;
@@ -2072,10 +2076,17 @@ renounce(struct op *op)
 		lun->old = 0;
 		return;
 	}
+	for (i = 0; i < op->map.n; i++) {
+		dev = op->map.paths[i].dev;
+		mark = mark_of(lun, dev);
+		if (mark == MARK_GONE && probe(op, dev, op->key) == CONFLICT)
+			mark = MARK_ROBBED;
+		if (mark != MARK_NONE && mark != MARK_ROBBED)
+			mark = MARK_CLEAR;
+		set_mark(lun, dev, mark);
+	}
 	lost_key(op);
 	op->key = 0;
-	for (i = 0; i < op->map.n; i++)
-		set_mark(lun, op->map.paths[i].dev, MARK_CLEAR);
 	state_save(lun);
 }
 

@@ -334,6 +334,8 @@ enum {
 	MARK_SET,     /* missed a key: the key is to be registered */
 	MARK_CLEAR,   /* missed an unregistration */
 	MARK_GONE,    /* was clean when the map lost it */
+	MARK_ROBBED,  /* had the key, and has it no more: what it may hold
+			 now is not ours to remove */
 	MARK_TAINTED, /* an answer was lost: it may hold anything */
 };
 

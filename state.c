@@ -33,7 +33,7 @@ struct entry {
 	uint64_t hash;  /* of the text in its file; 0: there is none */
 };
 static const char *const marks[] = { " none ", " clean ", " set ", " clear ",
-	" gone ", " tainted " }; /* MARK_ */
+	" gone ", " robbed ", " tainted " }; /* MARK_ */
 
 /*
  * Filled from the front, each on the heap: a table of them would be large

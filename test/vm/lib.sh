@@ -195,7 +195,7 @@ iscsi_login() {
 # disk_in SESSION: print its disk's node, if it is there yet
 disk_in() {
 	set -- "$1"/device/target*/*/block/*
-	[ -e "$1" ] && echo "/dev/${1##*/}"
+	[ -e "$1" ] && [ -b "/dev/${1##*/}" ] && echo "/dev/${1##*/}"
 }
 
 # session NAME ADDRESS: print its directory in sysfs
