@@ -23,7 +23,9 @@ follow() {
 	: >/tmp/said
 	section "$@" >/tmp/commands
 	while read -r command <&3; do
-		case $command in 'qemu-pr-helper -d' | 'prhelper -d'*) stopped ;; esac
+		case $command in
+		'qemu-pr-helper -d' | 'prhelper -d'*) stopped ;;
+		esac
 		ok "$1: $command" printed sh -c "$command"
 		followed=$((followed + 1))
 	done 3</tmp/commands

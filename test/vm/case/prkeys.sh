@@ -50,7 +50,8 @@ cat >/etc/multipath.conf <<-END
 END
 multipathd -d -v 3 >/tmp/multipathd.log 2>&1 &
 multipathd_pid=$!
-version=$(command multipath -h 2>&1 | sed -n 's/^multipath-tools v\([0-9.]*\).*/\1/p')
+version=$(command multipath -h 2>&1 |
+	sed -n 's/^multipath-tools v\([0-9.]*\).*/\1/p')
 diag "multipath-tools $version"
 
 uses() {
