@@ -47,7 +47,9 @@ static struct {
 	int cut;             /* a payload was, on the way to prhelper */
 	uint64_t remembered; /* key, at its begin */
 	int known;           /* ... and just where it is registered */
+	int misled;            /* ... and another's counts as ours */
 	int unclean;           /* ... and not where it should be */
+	int tainted;           /* ... and on some path may have come late */
 	int changing;          /* ... and is not known for sure */
 	int marks;             /* ... of so many paths something */
 	int hindered;          /* some command of ours, or its answer */
@@ -200,20 +202,24 @@ observe(void)
 		c.moment[c.moments++] = *t;
 }
 
-/* All nexuses with the key that is remembered are paths marked as clean. */
-int
-record_whole(void)
+/* How many nexuses with the key that is remembered are no clean paths? */
+static int
+unrecorded(void)
 {
 	int i, n = 0;
 
-	if (!w.state.key)
-		return 0;
 	for (i = 0; i < w.lun.n; i++)
 		n += w.lun.nexus[i].key == w.state.key;
 	for (i = 0; i < w.state.n; i++)
 		n -= w.state.marks[i].mark == MARK_CLEAN ||
 		    w.state.marks[i].mark == MARK_GONE;
-	return n == 0;
+	return n;
+}
+
+int
+record_whole(void)
+{
+	return w.state.key && unrecorded() == 0;
 }
 
 static void
@@ -256,7 +262,11 @@ guest_begins(const struct request *rq)
 	c.was = w.lun;
 	c.remembered = w.state.key;
 	c.known = record_whole() && !history_lost();
+	c.misled = others_have(&w.lun, w.state.key) &&
+	    unrecorded() == w.state.ghosts;
 	c.unclean = unclean();
+	for (i = 0; i < w.state.n; i++)
+		c.tainted |= w.state.marks[i].mark == MARK_TAINTED;
 	c.changing = w.state.changing;
 	c.marks = w.state.n;
 	for (i = 0; i < w.paths; i++) {
@@ -331,7 +341,7 @@ holder_known(int path)
 {
 	dev_t dev = w.state.holder;
 
-	return dev && dev != (dev_t)-1 && (int)minor(dev) / 16 == path;
+	return dev && (int)minor(dev) / 16 == path;
 }
 
 /* Until then a write through a sibling without a key would be refused. */
@@ -390,12 +400,14 @@ check_others_keys(const struct flight *f)
 static void
 check_others_reservation(const struct flight *f)
 {
-	int all = b.type == 7 || b.type == 8;
+	int i, others = 0, all = b.type == 7 || b.type == 8;
 
 	if (b.holder == NOBODY ||
 	    (w.lun.holder == b.holder && w.lun.type == b.type))
 		return;
-	if (all && (w.lun.nreg == 0 || f->action == RELEASE ||
+	for (i = w.paths; i < w.paths + w.others; i++)
+		others |= b.key[i] != 0;
+	if (all && (!others || w.lun.nreg == 0 || f->action == RELEASE ||
 	    (w.lun.holder != NOBODY && w.lun.type == b.type)))
 		return;
 	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]) &&
@@ -432,10 +444,14 @@ after(int path, const struct flight *f)
 	check_others_reservation(f);
 	if (!late)
 		check_gives_up_first();
-	if (w.looks && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
+	/* What comes late may have been sent before the guest said so. */
+	if (w.looks && !late && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
 	    f->rp.status == GOOD &&
 	    (f->rq.cdb[1] == REGISTER || f->rq.cdb[1] == REGISTER_AND_IGNORE) &&
-	    w.lun.aptpl != w.aptpl)
+	    w.lun.aptpl != w.aptpl &&
+	    /* Killed before the guest's first one was over: it will be
+	       repeated. */
+	    (w.state.aptpl != APTPL_UNKNOWN || history_lost()))
 		violated("APTPL is as the guest wants it after each REGISTER "
 			 "of ours");
 	for (i = 0; i < w.paths; i++)
@@ -648,7 +664,8 @@ check_reserved(void)
 
 	if (c.action != RESERVE)
 		return;
-	if (!c.reserved && !others_have(&w.lun, c.key))
+	if (!c.reserved && !others_have(&w.lun, c.key) &&
+	    !others_have(&c.was, c.key))
 		violated("RESERVE is GOOD if the reservation was there, of "
 			 "that type and ours");
 	if (!calm() || others_have(&w.lun, c.key))
@@ -946,7 +963,7 @@ check_holder(void)
 	    !ours(holder) || holder >= w.paths)
 		return;
 	if (w.lun.nexus[holder].key == w.state.key &&
-	    (dev == (dev_t)-1 || (int)minor(dev) / 16 != holder))
+	    (int)minor(dev) / 16 != holder)
 		violated("who holds our reservation is the path that is "
 			 "remembered to hold it: p%d", holder + 1);
 }
@@ -1001,6 +1018,14 @@ one_nexus(struct target *t, const struct target *from)
 	return first;
 }
 
+/* A node with our key holds it, and it is taken for a path that went. */
+static int
+misled(void)
+{
+	return c.misled && c.was.holder != NOBODY &&
+	    c.was.nexus[c.was.holder].key == c.remembered;
+}
+
 static int
 type_known(int type)
 {
@@ -1031,15 +1056,24 @@ excused(const struct request *rq, const struct reply *rp)
 		return sense >> 16 == 5 ||
 		    (ours(c.was.holder) && !c.up[c.was.holder]);
 	/* Nothing tells a ghost from a node with our key. */
-	if (ours(c.was.holder) && c.was.holder >= w.paths)
+	if (misled() || (ours(c.was.holder) && c.was.holder >= w.paths))
+		return 1;
+	/* It forgets the holder's key, until a probe of ours tells it. */
+	if (w.lun.kind == SPDK && action == RELEASE && ours(c.was.holder) &&
+	    !c.was.crkey)
+		return 1;
+	/* What came late may be a removed key: a path that knows is away. */
+	if (c.tainted && (rp->status == BUSY || sense == LU_COMM_FAILURE))
 		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
 	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
 		return 1;
 	/* Is it held by a path that is away, or by a node with our key? */
 	if (action == RELEASE && !c.known && c.was.holder != NOBODY &&
-	    c.was.nexus[c.was.holder].key == c.key)
-		return rp->status == BUSY || rp->status == CHECK_CONDITION;
+	    (c.was.nexus[c.was.holder].key == c.key ||
+		c.was.nexus[c.was.holder].key == c.remembered))
+		return rp->status == BUSY || rp->status == CHECK_CONDITION ||
+		    !c.up[c.was.holder];
 	if (!ours(c.was.holder))
 		return 0;
 	/* Who does not hold it hears of a conflict before an invalid type. */
@@ -1097,6 +1131,8 @@ check_state(const struct target *one, int first)
 	same = one->holder == t->holder ||
 	    (one->holder == first && ours(t->holder)) ||
 	    (target_all(one) && target_all(t));
+	if (misled())
+		return;
 	/* A type that there is not stays only where it is. */
 	if (one->holder != NOBODY && !type_known(one->type))
 		return;
