@@ -47,17 +47,25 @@ may_warn(dev_t dev)
 	return yes;
 }
 
-/* Read a file that sysfs has of a block device; -1 also if it is longer. */
+/* Open a file that sysfs has of a block device. */
 static int
-attribute(dev_t dev, const char *name, char *buf, size_t size)
+open_attribute(dev_t dev, const char *name, int flags)
 {
 	char path[64];
-	ssize_t n;
-	int fd;
 
 	snprintf(path, sizeof(path), SYSFS "/%u:%u/%s", major(dev), minor(dev),
 	    name);
-	if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+	return open(path, flags | O_CLOEXEC);
+}
+
+/* Read one; -1 also if it is longer. */
+static int
+attribute(dev_t dev, const char *name, char *buf, size_t size)
+{
+	ssize_t n;
+	int fd;
+
+	if ((fd = open_attribute(dev, name, O_RDONLY)) < 0)
 		return -1;
 	n = read(fd, buf, size);
 	close(fd);
@@ -100,17 +108,14 @@ path_busy(dev_t dev)
 void
 path_rescan(dev_t dev)
 {
-	char path[64];
-	int fd;
+	int fd = open_attribute(dev, "device/rescan", O_WRONLY);
 
-	snprintf(path, sizeof(path), SYSFS "/%u:%u/device/rescan", major(dev),
-	    minor(dev));
-	if ((fd = open(path, O_WRONLY | O_CLOEXEC)) < 0)
+	if (fd < 0)
 		return;
 	say(LOG_VERBOSE, "path %u:%u has no size: the kernel looks again",
 	    major(dev), minor(dev));
 	if (write(fd, "1", 1) < 0)
-		warn("%s:", path);
+		warn("path %u:%u: device/rescan:", major(dev), minor(dev));
 	close(fd);
 }
 

@@ -25,12 +25,10 @@ for host in a b c; do
 done
 login w shared witness
 login w plain plain_witness
-{
-	multipath a "$a1" "$a2"
-	multipath b "$b1" "$b2"
-	multipath c "$c1" "$c2"
-	disk_a=$a0 disk_b=$b0 disk_c=$c0
-}
+multipath a "$a1" "$a2"
+multipath b "$b1" "$b2"
+multipath c "$c1" "$c2"
+disk_a=$a0 disk_b=$b0 disk_c=$c0
 
 # A map as the guest that it belongs to sees it: as a disk. fence_scsi would
 # go for its paths, and a guest has none.
@@ -61,6 +59,7 @@ log_of() {
 cat >/usr/local/bin/guest_persist <<'END'
 #!/bin/sh
 # The helper's socket is $PR_SOCKET. Options as fence_scsi and people use them.
+. /lib.sh
 in= action= key=0 action_key=0 type=0 flags=0 device=
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -86,10 +85,9 @@ while [ $# -gt 0 ]; do
 	shift
 done
 if [ "$in" ]; then
-	cdb=$(printf '5e%02x00000000002000' "$action")00
+	cdb=$(in_cdb "$action" 8192)
 else
-	cdb=$(printf '5f%02x%02x0000%08x00:%016x%016x00000000%02x000000' \
-		"$action" "$type" 24 "0x$key" "0x$action_key" "$flags")
+	cdb=$(out_cdb "$action" "$type" "$key" "$action_key" "$flags")
 fi
 answer=$(prc "$PR_SOCKET" "$device" "$cdb")
 echo "$* $cdb: $answer" >&2

@@ -12,11 +12,6 @@
 mkfifo /run/guest.in /run/guest.out
 exec 8<>/run/guest.in 9<>/run/guest.out
 
-# page HEADING: print what doc/qemu.md tells to type there
-page() {
-	sed -n "/^## $1/,/^## /s/^	//p" /doc/qemu.md
-}
-
 # arrive: QEMU starts with the state of a guest that was booted elsewhere,
 # which then finds the disk $x as /dev/sda. Its console is added to the file
 # $guest_console, or is ours.
@@ -28,7 +23,7 @@ arrive() {
 		-chardev file,id=console,append=on,$(
 			)path="${guest_console:-/dev/console}" \
 		-serial chardev:console -serial pipe:/run/guest \
-		$(page 'A disk' | sed "s,/run/prhelper/sock,$socket,
+		$(page qemu 'A disk' | sed "s,/run/prhelper/sock,$socket,
 			s,/dev/sdb,$x,; /virtio-scsi-pci/d") \
 		-incoming 'exec:cat state' >&2 &
 	qemu=$!

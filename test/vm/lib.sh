@@ -13,6 +13,11 @@ long() {
 	grep -qw long /proc/cmdline
 }
 
+# page NAME HEADING: print the commands below "## HEADING" in doc/NAME.md
+page() {
+	sed -n "/^## $2/,/^## /s/^	//p" "/doc/$1.md"
+}
+
 ### Disks: LIO, with tcm_loop for a host adapter that needs no wire
 
 target=/sys/kernel/config/target
@@ -166,6 +171,35 @@ fail() {
 
 reinstate() {
 	dmsetup message "$1" 0 "reinstate_path $2"
+}
+
+# uses N [MAP]: device-mapper uses so many paths of it
+uses() {
+	[ "$(dmsetup status "${2:-mp}" 2>/dev/null |
+		grep -o '[0-9]*:[0-9]* A ' | wc -l)" -eq "$1" ]
+}
+
+### The distribution's multipathd, where a case has it
+
+# wwid_of DISK: print its name for the logical unit
+wwid_of() {
+	sed 's/naa\./3/' "/sys/block/${1##*/}/device/wwid"
+}
+
+# daemon COMMAND...: an order for it; it may be busy at that moment, which is
+# for the console only
+daemon() {
+	within 20 ordered "$@"
+}
+
+ordered() {
+	daemon_says=$(multipathd "$@" 2>&1)
+	case $daemon_says in
+	ok | ok\ *) ;;
+	*)
+		echo "multipathd $*: $daemon_says" >/dev/console
+		false ;;
+	esac
 }
 
 ### iSCSI: the same over a network, with real initiators and targets

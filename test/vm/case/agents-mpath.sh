@@ -36,19 +36,14 @@ cat >/etc/multipath.conf <<-END
 	}
 	multipaths {
 		multipath {
-			wwid 3$(sed 's/naa\.//' \
-				"/sys/block/${a1#/dev/}/device/wwid")
+			wwid $(wwid_of "$a1")
 			alias a
 		}
 	}
 END
 multipathd -d -v 2 >/tmp/multipathd.log 2>&1 &
 multipathd_pid=$!
-uses_both() {
-	[ "$(dmsetup status a 2>/dev/null | grep -o '[0-9]*:[0-9]* A ' |
-		wc -l)" -eq 2 ]
-}
-ok 'multipathd makes the map' within 60 uses_both
+ok 'multipathd makes the map' within 60 uses 2 a
 guest_disk a
 
 # mpath ARGUMENT...: fence_mpath on host a

@@ -41,7 +41,7 @@ story() {
 		'*(Read keys): Operation not permitted*' \
 		"$kind: ... and so the kernel refuses READ KEYS"
 
-	page 'In the guest' >/tmp/page
+	page qemu 'In the guest' >/tmp/page
 	while read -r told <&7; do
 		ok "$kind: $told" guest "$told >/dev/null"
 	done 7</tmp/page

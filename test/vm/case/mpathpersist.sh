@@ -59,8 +59,7 @@ for side in ours theirs; do
 	done
 	multipaths="$multipaths
 	multipath {
-		wwid 3$(sed 's/naa\.//' "/sys/block/$(basename "$(
-			readlink /run/$side/y)")/device/wwid")
+		wwid $(wwid_of "$(readlink "/run/$side/y")")
 		alias $side
 	}"
 done

@@ -54,8 +54,7 @@ cat >/etc/multipath.conf <<-END
 	}
 	multipaths {
 		multipath {
-			wwid 3$(sed 's/naa\.//' \
-				"/sys/block/${witness#/dev/}/device/wwid")
+			wwid $(wwid_of "$witness")
 			alias mp
 		}
 	}
@@ -64,33 +63,8 @@ multipathd -d -v 2 >&2 &
 multipathd_pid=$!
 mp=/dev/mapper/mp
 
-# used: how many paths device-mapper uses
-used() {
-	dmsetup status mp 2>/dev/null | grep -o '[0-9]*:[0-9]* A ' | wc -l
-}
-
-uses() {
-	[ "$(used)" -eq "$1" ]
-}
-
 ok 'multipathd makes the map' within 60 uses 4
 dmsetup mknodes
-
-exec 3>&2
-# daemon COMMAND...: an order for multipathd; it may be busy at that moment
-daemon() {
-	within 20 ordered "$@"
-}
-
-ordered() {
-	daemon_says=$(multipathd "$@" 2>&1)
-	case $daemon_says in
-	ok | ok\ *) ;;
-	*)
-		echo "multipathd $*: $daemon_says" >&3
-		false ;;
-	esac
-}
 
 ok 'the helper starts and serves' start_helper \
 	-T 'path_*' -T 'dm_map,file=/tmp/trace'

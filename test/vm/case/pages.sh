@@ -63,19 +63,14 @@ cat >$conf <<-END
 	}
 	multipaths {
 		multipath {
-			wwid 3$(sed 's/naa\.//' \
-				"/sys/block/${p1#/dev/}/device/wwid")
+			wwid $(wwid_of "$p1")
 			alias mp
 		}
 	}
 END
 multipathd -d -v 2 >/tmp/multipathd.log 2>&1 &
 multipathd_pid=$!
-uses_four() {
-	[ "$(dmsetup status mp 2>/dev/null | grep -o '[0-9]*:[0-9]* A ' |
-		wc -l)" -eq 4 ]
-}
-ok 'multipathd makes the map' within 60 uses_four
+ok 'multipathd makes the map' within 60 uses 4
 multipathd setprkey map mp key 0xa >&2
 
 socket=/var/run/qemu-pr-helper.sock

@@ -27,7 +27,6 @@ mkdir -p /etc/multipath
 		echo I:1 >"/run/udev/data/b$(dev_of "$d")"
 	done
 }
-wwid=3$(sed 's/naa\.//' "/sys/block/${w#/dev/}/device/wwid")
 cat >/etc/multipath.conf <<-END
 	defaults {
 		find_multipaths off
@@ -43,7 +42,7 @@ cat >/etc/multipath.conf <<-END
 	}
 	multipaths {
 		multipath {
-			wwid $wwid
+			wwid $(wwid_of "$w")
 			alias mp
 		}
 	}
@@ -54,26 +53,9 @@ version=$(command multipath -h 2>&1 |
 	sed -n 's/^multipath-tools v\([0-9.]*\).*/\1/p')
 diag "multipath-tools $version"
 
-uses() {
-	[ "$(dmsetup status mp 2>/dev/null | grep -o '[0-9]*:[0-9]* A ' |
-		wc -l)" -eq "$1" ]
-}
 ok 'multipathd makes the map' within 60 uses 4
 [ -e /dev/mapper/mp ] || dmsetup mknodes
 ok 'the helper starts and serves' serve
-
-# daemon COMMAND...: an order for multipathd; it may be busy at that moment
-daemon() {
-	within 20 ordered "$@"
-}
-
-ordered() {
-	daemon_says=$(multipathd "$@" 2>&1)
-	case $daemon_says in
-	ok | ok\ *) ;;
-	*) echo "multipathd $*: $daemon_says" >&2; false ;;
-	esac
-}
 
 # again: the path leaves multipathd's map, and comes again
 again() {

@@ -13,14 +13,9 @@ socket=/run/qemu-pr-helper.sock
 rounds=10
 ! long || rounds=100
 
-# page HEADING: print the commands below this heading, or those after them
-page() {
-	sed -n "/^## $1/,/^## /s/^	//p" /doc/systemd.md
-}
-
-# as_told HEADING: run them
+# as_told HEADING: run what the page has below it
 as_told() {
-	page "$1" | sh -e >&2
+	page systemd "$1" | sh -e >&2
 }
 
 # unit PROPERTY: of the service
@@ -85,7 +80,7 @@ qemu() {
 
 # options HEADING: print those that doc/qemu.md has there
 options() {
-	sed -n "/^## $1/,/^## /s/^	//p" /doc/qemu.md | sed "
+	page qemu "$1" | sed "
 		s,/run/prhelper/sock,$socket,
 		s,/dev/sdb,$plain,
 		s,/dev/sg1,$(sg_of "$busy"),"
@@ -228,7 +223,7 @@ no_load() {
 	done
 	! wrong | grep -qv ' lost$' ||
 		journalctl --no-hostname -o short-precise -b \
-			-u prhelper.service | grep -C 200 'status 02' >&2
+			-u prhelper.service | grep -C 200 'status=0[28]' >&2
 }
 
 # wrong: print what was told beside GOOD
@@ -335,11 +330,11 @@ rm -r /etc/systemd/system/prhelper.service.d
 
 ### The end
 
-ok 'it is disabled' sh -e -c "$(page 'Going back' | sed '$d')"
+ok 'it is disabled' sh -e -c "$(page systemd 'Going back' | sed '$d')"
 is "$(active prhelper.service; active prhelper.socket)" 'inactive
 inactive' 'nothing of it is active'
 ok 'the socket is gone' test ! -e $socket
-ok "QEMU's own helper is enabled" sh -e -c "$(page 'Going back' | sed -n '$p')"
+ok "QEMU's own helper is enabled" sh -e -c "$(page systemd 'Going back' | sed -n '$p')"
 prin '00 - *' "QEMU's own helper serves again" "$plain" 0
 is "$(ps -o args= "$(systemctl show -P MainPID qemu-pr-helper.service)")" \
 	/usr/bin/qemu-pr-helper '... and it is that one'
