@@ -334,7 +334,8 @@ ok 'it is disabled' sh -e -c "$(page systemd 'Going back' | sed '$d')"
 is "$(active prhelper.service; active prhelper.socket)" 'inactive
 inactive' 'nothing of it is active'
 ok 'the socket is gone' test ! -e $socket
-ok "QEMU's own helper is enabled" sh -e -c "$(page systemd 'Going back' | sed -n '$p')"
+ok "QEMU's own helper is enabled" \
+	sh -e -c "$(page systemd 'Going back' | sed -n '$p')"
 prin '00 - *' "QEMU's own helper serves again" "$plain" 0
 is "$(ps -o args= "$(systemctl show -P MainPID qemu-pr-helper.service)")" \
 	/usr/bin/qemu-pr-helper '... and it is that one'
