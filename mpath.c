@@ -28,7 +28,6 @@
 
 #include "prhelper.h"
 
-#define NO_PATH ((dev_t)-1)
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 enum {
@@ -44,12 +43,13 @@ enum {
 	KEY_LEN = 8,
 	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
 	RESERVATION_TYPE = 21, /* its byte with scope and type */
-	CAPABILITIES_LEN = 8,
-	PTPL_A = 0x01, /* byte 3 of the capabilities: APTPL is on */
+	PTPL_A = 0x01,         /* byte 3 of the capabilities: APTPL is on */
 };
 
 /* Bits in byte 20 of a parameter list, SPC-4 6.16. */
 enum { FLAGS = 20, APTPL = 0x01, ALL_TG_PT = 0x04, SPEC_I_PT = 0x08 };
+
+enum { REMOVED = 0x2a }; /* ASC: reservations, registrations preempted */
 
 /* Reservation types, SPC-4 6.15. */
 enum {
@@ -72,8 +72,7 @@ enum verdict {
 	IS_BUSY,
 	IN_TRANSITION,
 	ATTENTION,
-	WAS_RESET,   /* a unit attention, too */
-	WAS_REMOVED, /* one of ours, or of another: so are these */
+	WAS_REMOVED, /* a unit attention, too: a key may be gone */
 	ABORTED,
 };
 
@@ -93,18 +92,17 @@ struct op {
 	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
 	int lost;     /* a path that held the key has it no more */
 	int verified; /* no path said GOOD, but the effect is there */
+	int told;     /* that keys were removed, before the first refusal */
 	int self;     /* a PREEMPT concerns our own key */
-	int same;     /* the key is registered once more */
-	int anyway;   /* a path that missed a change is as good as another */
 	int gone;     /* the key before was removed by another node */
 	int blind;    /* keys are put where there was none, or any */
-	int reset;    /* a path was, and may have lost its key */
-	int suspect;  /* no clean path has its key, though none is astray */
+	int reset;    /* a path was, and may have lost its key: the ASC */
+	int silent;   /* paths that may have the key, but did not answer */
 	int listed; /* before: how often the key to be removed was registered */
-	struct reply last; /* of the last send_to() */
-	struct job *jobs;  /* PATHS_MAX; only what is used is touched */
-	uint8_t *buf;      /* DATA_MAX: what the last ask() returned */
-	uint32_t got;
+	struct reply last;   /* of the last send_to() */
+	struct job *jobs;    /* PATHS_MAX; only what is used is touched */
+	uint8_t *buf;        /* DATA_MAX: what the last ask() returned */
+	uint32_t len;        /* of that, behind its head */
 	uint32_t generation; /* PRGENERATION as of the last READ KEYS */
 };
 
@@ -116,11 +114,9 @@ trace_step(dev_t dev, const char *what)
 }
 
 static int move_holder(struct op *, int);
+static int reserved(struct op *);
 static int proven(struct op *);
-static int unclean(struct op *);
-static int ask_siblings(struct op *);
-static void note_ghosts(struct op *);
-static void heal_aside(struct op *);
+static int ask_siblings(struct op *, int);
 
 /* Do all registrants hold a reservation of this type? */
 static int
@@ -150,7 +146,7 @@ static const struct {
 	{ 0x3, ANY,  ANY,  ELSEWHERE },
 	{ 0x4, ANY,  ANY,  ELSEWHERE },
 	{ 0x5, 0x25, 0x00, AWAY },	/* logical unit not supported */
-	{ 0x6, 0x29, ANY,  WAS_RESET },
+	{ 0x6, 0x29, ANY,  WAS_REMOVED },	/* power on, or reset */
 	{ 0x6, 0x2a, 0x03, WAS_REMOVED },	/* reservations preempted */
 	{ 0x6, 0x2a, 0x04, WAS_REMOVED },	/* reservations released */
 	{ 0x6, 0x2a, 0x05, WAS_REMOVED },	/* registrations preempted */
@@ -176,11 +172,20 @@ static const struct {
 	[IS_BUSY] =       { "busy", 13, 1, ELSEWHERE },
 	[IN_TRANSITION] = { "in transition", 13, 1, AWAY }, /* 10 s */
 	[ATTENTION] =     { "unit attention", 8, 0, ELSEWHERE },
-	[WAS_RESET] =     { "was reset", 8, 1, ELSEWHERE },
-	[WAS_REMOVED] =   { "unit attention", 8, 0, ELSEWHERE },
+	[WAS_REMOVED] =   { "was reset, or removed", 8, 0, ELSEWHERE },
 	[ABORTED] =       { "aborted", 1, 0, LOST },
 };
 /* clang-format on */
+
+/* Is it a REGISTER of either kind? */
+static int
+registers(const struct request *rq)
+{
+	int action = rq->cdb[1] & ACTION_MASK;
+
+	return rq->cdb[0] == PR_OUT && rq->len == PARAMS_LEN &&
+	    (action == REGISTER || action == REGISTER_AND_IGNORE);
+}
 
 /*
  * What LIO (2h/08h/00h) and SPDK (2h/00h/00h) say to a nexus that is not
@@ -190,16 +195,13 @@ static const struct {
 static int
 unregistered(const struct job *j, uint32_t sense)
 {
+	int action = j->rq.cdb[1] & ACTION_MASK;
+
 	if (j->rq.cdb[0] != PR_OUT || (sense != 0x020800 && sense != 0x020000))
 		return ELSEWHERE;
-	switch (j->rq.cdb[1] & ACTION_MASK) {
-	case RESERVE:
-	case RELEASE:
-	case CLEAR: return CONFLICT;
-	case REGISTER:
-	case REGISTER_AND_IGNORE: return LOST;
-	default: return ELSEWHERE;
-	}
+	if (registers(&j->rq))
+		return LOST;
+	return action >= RESERVE && action <= CLEAR ? CONFLICT : ELSEWHERE;
 }
 
 static int
@@ -327,21 +329,58 @@ recorded(const struct lun *lun)
 	return marked(lun, MARK_CLEAN) + marked(lun, MARK_GONE) + lun->ghosts;
 }
 
-/* No path of ours holds the reservation; what may come late aside. */
+/* All paths get this mark, but for those on which something may come late. */
 static void
-none_holds(struct lun *lun)
+mark_all(struct op *op, int mark)
 {
-	lun->holder = marked(lun, MARK_TAINTED) ? 0 : NO_PATH;
+	struct mark *m;
+	int i;
+
+	for (i = 0; i < op->map.n; i++)
+		mark_for(op->lun, op->map.paths[i].dev);
+	for (m = op->lun->marks; m < op->lun->marks + op->lun->n; m++)
+		if (m->mark != MARK_TAINTED)
+			m->mark = (uint8_t)mark;
 }
 
-/* A command that removes our keys, too, may have been executed. */
-static void
-doubt(struct op *op)
+/* Paths */
+
+static struct path *
+find_path(struct map *map, dev_t dev)
 {
 	int i;
 
-	for (i = 0; i < op->lun->n; i++)
-		op->lun->marks[i].mark = MARK_TAINTED;
+	for (i = 0; i < map->n; i++)
+		if (map->paths[i].dev == dev)
+			return &map->paths[i];
+	return NULL;
+}
+
+static int
+rank(const struct op *op, const struct path *p)
+{
+	int clean = op->lun && mark_of(op->lun, p->dev) == MARK_CLEAN;
+	int holds = op->lun && op->lun->holder == p->dev;
+
+	return holds << 3 | clean << 2 | p->active << 1 |
+	    (p->group == op->map.group);
+}
+
+/* The best canary first: who holds the reservation hears of all first. */
+static void
+sort_paths(struct op *op)
+{
+	struct path p;
+	int i, j;
+
+	for (i = 1; i < op->map.n; i++) {
+		p = op->map.paths[i];
+		for (j = i;
+		     j > 0 && rank(op, &op->map.paths[j - 1]) < rank(op, &p);
+		     j--)
+			op->map.paths[j] = op->map.paths[j - 1];
+		op->map.paths[j] = p;
+	}
 }
 
 /* Sending */
@@ -379,9 +418,10 @@ again(struct op *op, struct job *j, int *pause)
 
 	trace_done(j, v);
 	j->verdict = verdicts[v].verdict;
-	op->reset |= v == WAS_RESET || v == WAS_REMOVED;
+	if (v == WAS_REMOVED)
+		op->reset = (int)(proto_sense_of(j->rp.sense) >> 8 & 0xff);
 	/* Other registrations may be gone: first look at those. */
-	if (op->blind && (v == WAS_RESET || v == WAS_REMOVED)) {
+	if (op->blind && v == WAS_REMOVED) {
 		j->verdict = WAS_REMOVED;
 		return 0;
 	}
@@ -401,14 +441,11 @@ again(struct op *op, struct job *j, int *pause)
 static int
 keeps_key(const struct request *rq)
 {
-	switch (rq->cdb[1] & ACTION_MASK) {
-	case RESERVE:
-	case RELEASE: return 1;
-	case REGISTER:
-		return rq->len == PARAMS_LEN &&
-		    get64(rq->data) == get64(rq->data + KEY_LEN);
-	default: return 0;
-	}
+	int action = rq->cdb[1] & ACTION_MASK;
+
+	return action == RESERVE || action == RELEASE ||
+	    (action == REGISTER && rq->len == PARAMS_LEN &&
+		get64(rq->data) == get64(rq->data + KEY_LEN));
 }
 
 /* What a path that did not answer holds is not known any more. */
@@ -421,27 +458,21 @@ taint(struct op *op, struct job *j)
 		proto_sense(&j->rp, IO_TERMINATED);
 	if (!op->lun || j->rq.cdb[0] != PR_OUT)
 		return;
-	if (op->lun->holder == NO_PATH)
-		op->lun->holder = 0; /* it may reserve */
-	/* The key once more changes nothing, unless it is still to come. */
-	if (!keeps_key(&j->rq) && !(op->same && j->how == SG_LOST))
+	/* The key that it has, once more: executed or not, but not later. */
+	if (j->how == SG_LOST && registers(&j->rq) &&
+	    j->rq.cdb[1] == REGISTER_AND_IGNORE &&
+	    get64(j->rq.data + KEY_LEN) == op->was &&
+	    mark_of(op->lun, j->dev) == MARK_CLEAN)
+		return;
+	if (!keeps_key(&j->rq))
 		set_mark(op->lun, j->dev, MARK_TAINTED);
-}
-
-static void
-mute(struct op *op, dev_t dev)
-{
-	int i;
-
-	for (i = 0; i < op->map.n; i++)
-		if (op->map.paths[i].dev == dev)
-			op->map.paths[i].mute = 1;
 }
 
 /* Send until each job has a verdict. Their order changes. */
 static void
 settle(struct op *op, struct job *jobs, int n, int patience)
 {
+	struct path *p;
 	struct job j;
 	int64_t left;
 	int i, pause;
@@ -452,24 +483,28 @@ settle(struct op *op, struct job *jobs, int n, int patience)
 		jobs[i].verdict = AWAY;
 	}
 	while (n > 0 && (left = op->end - now()) > 0) {
-		sg_batch(jobs, n, op->map.wwid,
+		/* Only so many that there is time if each one is silent. */
+		i = (int)left / PATIENCE + 1;
+		if (i > n)
+			i = n;
+		sg_batch(jobs, i, op->map.wwid,
 		    patience < left ? patience : (int)left);
 		pause = 0;
-		for (i = 0; i < n;) {
-			if (again(op, &jobs[i], &pause)) {
-				i++;
+		while (i-- > 0) {
+			if (again(op, &jobs[i], &pause))
 				continue;
-			}
 			if (jobs[i].verdict == LOST)
 				taint(op, &jobs[i]);
-			if (jobs[i].verdict <= LOST)
-				mute(op, jobs[i].dev);
+			if (jobs[i].verdict <= LOST &&
+			    (p = find_path(&op->map, jobs[i].dev)))
+				p->mute = 1;
 			j = jobs[i];
 			jobs[i] = jobs[--n];
 			jobs[n] = j;
 		}
-		if (n > 0 && pause > 0)
-			wait_until(now() + pause);
+		left = op->end - now();
+		if (n > 0 && pause > 0 && left > 0)
+			wait_until(now() + (pause < left ? pause : left));
 	}
 }
 
@@ -491,6 +526,13 @@ good(struct op *op)
 	return DONE;
 }
 
+static int
+conflict(struct op *op)
+{
+	proto_status(op->rp, RESERVATION_CONFLICT);
+	return CONFLICT;
+}
+
 /*
  * Who was registered with ALL_TG_PT, by another program, can be registered
  * only with it again: without it LIO says INVALID FIELD IN CDB.
@@ -498,35 +540,8 @@ good(struct op *op)
 static int
 wants_all_ports(const struct job *j)
 {
-	const struct request *rq = &j->rq;
-	int action = rq->cdb[1] & ACTION_MASK;
-
-	return rq->cdb[0] == PR_OUT && rq->len == PARAMS_LEN &&
-	    (action == REGISTER || action == REGISTER_AND_IGNORE) &&
-	    !(rq->data[FLAGS] & ALL_TG_PT) &&
+	return registers(&j->rq) && !(j->rq.data[FLAGS] & ALL_TG_PT) &&
 	    proto_sense_of(j->rp.sense) == INVALID_FIELD;
-}
-
-static int
-settle_one(struct op *op, struct job *j, int patience)
-{
-	settle(op, j, 1, patience);
-	if (j->verdict == AWAY)
-		proto_sense(&j->rp, LU_COMM_FAILURE);
-	op->last = j->rp;
-	return j->verdict;
-}
-
-static int
-send_all_ports(struct op *op, dev_t dev, const struct request *rq, int patience)
-{
-	struct job j = { .dev = dev, .rq = *rq };
-	uint8_t params[PARAMS_LEN];
-
-	memcpy(params, rq->data, PARAMS_LEN);
-	params[FLAGS] |= ALL_TG_PT;
-	j.rq.data = params;
-	return settle_one(op, &j, patience);
 }
 
 /* Send a command to one path; its reply is the last one. */
@@ -534,11 +549,19 @@ static int
 send_to(struct op *op, dev_t dev, const struct request *rq, int patience)
 {
 	struct job j = { .dev = dev, .rq = *rq };
-	int v = settle_one(op, &j, patience);
+	uint8_t params[PARAMS_LEN];
 
-	return v == FINAL && wants_all_ports(&j) ?
-	    send_all_ports(op, dev, rq, patience) :
-	    v;
+	settle(op, &j, 1, patience);
+	if (j.verdict == FINAL && wants_all_ports(&j)) {
+		memcpy(params, rq->data, PARAMS_LEN);
+		params[FLAGS] |= ALL_TG_PT;
+		j.rq.data = params;
+		settle(op, &j, 1, patience);
+	}
+	if (j.verdict == AWAY)
+		proto_sense(&j.rp, LU_COMM_FAILURE);
+	op->last = j.rp;
+	return j.verdict;
 }
 
 /* Is there another path that seems to work, from the ith on? */
@@ -568,7 +591,7 @@ ask_paths(struct op *op, const struct request *rq, struct reply *best)
 	return found;
 }
 
-/* Ask any path; the payload is in buf. 0, or -1 if none answers. */
+/* Ask any path; all of the payload is in buf. 0, or -1 if none answers. */
 static int
 ask(struct op *op, int action)
 {
@@ -579,28 +602,30 @@ ask(struct op *op, int action)
 		.data = op->buf,
 	};
 	struct reply rp;
+	int i;
 
-	op->got = 0;
-	if (ask_paths(op, &rq, &rp) != DONE)
-		return -1;
-	op->got = rp.len;
-	return op->got >= HEAD_LEN ? 0 : -1;
+	for (i = 0; i < ROUNDS_MAX; i++) {
+		if (ask_paths(op, &rq, &rp) != DONE || rp.len < HEAD_LEN)
+			continue;
+		op->len = get32(op->buf + 4);
+		if (action == REPORT_CAPABILITIES ||
+		    op->len <= rp.len - HEAD_LEN)
+			return 0;
+	}
+	return -1;
 }
 
 /* How often a key (0: any) is registered; -1 if that is not known. */
 static int
 count_key(struct op *op, uint64_t key)
 {
-	uint32_t i, len;
+	uint32_t i;
 	int n = 0;
 
 	if (ask(op, READ_KEYS) < 0)
 		return -1;
-	len = get32(op->buf + 4);
-	if (len > op->got - HEAD_LEN)
-		return -1;
 	op->generation = get32(op->buf);
-	for (i = 0; i + KEY_LEN <= len; i += KEY_LEN)
+	for (i = 0; i + KEY_LEN <= op->len; i += KEY_LEN)
 		n += key == 0 || get64(op->buf + HEAD_LEN + i) == key;
 	return n;
 }
@@ -613,10 +638,8 @@ read_reservation(struct op *op, uint64_t *key, int *type)
 	*type = 0;
 	if (ask(op, READ_RESERVATION) < 0)
 		return -1;
-	if (get32(op->buf + 4) < RESERVATION_LEN)
+	if (op->len < RESERVATION_LEN)
 		return 0;
-	if (op->got < HEAD_LEN + RESERVATION_LEN)
-		return -1;
 	*key = get64(op->buf + HEAD_LEN);
 	*type = op->buf[RESERVATION_TYPE] & TYPE_MASK;
 	return 1;
@@ -635,14 +658,11 @@ guest_aptpl(const struct op *op)
 static uint8_t
 aptpl(struct op *op)
 {
-	struct lun *lun = op->lun;
-	int i;
-
-	for (i = 0; i < ROUNDS_MAX && lun->aptpl == APTPL_UNKNOWN; i++)
-		if (ask(op, REPORT_CAPABILITIES) == 0 &&
-		    op->got >= CAPABILITIES_LEN)
-			return op->buf[3] & PTPL_A ? APTPL : 0; /* now */
-	return lun->aptpl == APTPL_ON ? APTPL : 0;
+	if (op->lun->aptpl)
+		return op->lun->aptpl == APTPL_ON ? APTPL : 0;
+	if (ask(op, REPORT_CAPABILITIES) == 0)
+		return op->buf[3] & PTPL_A ? APTPL : 0; /* now */
+	return op->rq && registers(op->rq) ? op->rq->data[FLAGS] & APTPL : 0;
 }
 
 /* Make a PERSISTENT RESERVE OUT of our own. */
@@ -722,6 +742,50 @@ astray(struct op *op, dev_t dev)
 	return mark != MARK_CLEAN && (op->lun->key || mark != MARK_NONE);
 }
 
+static int
+is_new(struct op *op, dev_t dev)
+{
+	return mark_of(op->lun, dev) == MARK_NONE;
+}
+
+/* Had it the key, when somebody looked at it? */
+static int
+is_back(struct op *op, dev_t dev)
+{
+	int mark = mark_of(op->lun, dev);
+
+	return mark == MARK_GONE || (mark == MARK_CLEAN && op->lun->loaded);
+}
+
+/* Probe those paths of the map: how many; their verdicts are in jobs. */
+static int
+probe_those(struct op *op, int (*those)(struct op *, dev_t), uint64_t key)
+{
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
+	int i, n = 0;
+
+	for (i = 0; i < op->map.n; i++)
+		if (those(op, op->map.paths[i].dev))
+			op->jobs[n++].dev = op->map.paths[i].dev;
+	if (n)
+		make_out(op, &rq, params, REGISTER, 0, key, key);
+	send_all(op, n, &rq);
+	return n;
+}
+
+/* The first of the n jobs with this verdict, or 0. */
+static dev_t
+with_verdict(struct op *op, int n, int verdict)
+{
+	int i;
+
+	for (i = 0; i < n; i++)
+		if (op->jobs[i].verdict == verdict)
+			return op->jobs[i].dev;
+	return 0;
+}
+
 /* The canary */
 
 /*
@@ -758,9 +822,10 @@ static int
 took_effect(struct op *op, dev_t dev)
 {
 	uint8_t saved;
-	uint64_t key;
-	int v, type;
+	int v;
 
+	if (op->key != op->was && op->action != REGISTER)
+		return 0;
 	switch (op->action) {
 	case REGISTER:
 	case REGISTER_AND_IGNORE:
@@ -774,22 +839,15 @@ took_effect(struct op *op, dev_t dev)
 			(op->sa_key && op->sa_key != op->was));
 	case RESERVE:
 		/* Another node with our key may have reserved, too. */
-		if (op->key != op->was)
-			return 0;
-		if (read_reservation(op, &key, &type) != 1 ||
-		    type != (op->rq->cdb[2] & TYPE_MASK) ||
-		    (!all_hold(type) && key != op->key))
-			return 0;
-		return (op->ours == 0 && !all_hold(type)) || proven(op);
-	case CLEAR:
-		return op->key == op->was && op->listed > 0 &&
-		    count_key(op, 0) == 0;
+		return reserved(op) > 0 &&
+		    ((op->ours == 0 && !all_hold(op->rq->cdb[2] & TYPE_MASK)) ||
+			proven(op) > 0);
+	case CLEAR: return op->listed > 0 && count_key(op, 0) == 0;
 	case PREEMPT:
 	case PREEMPT_AND_ABORT:
-		if (op->key != op->was)
-			return 0;
 		if (!op->self)
-			return op->listed > 0 && count_key(op, op->sa_key) == 0;
+			return op->sa_key && op->listed > 0 &&
+			    count_key(op, op->sa_key) == 0;
 		/* The sender's own is left, or none. */
 		v = count_key(op, op->key);
 		return v >= 0 && v < op->listed;
@@ -849,25 +907,40 @@ send_guest(struct op *op, int i)
 	return v;
 }
 
-/* Another node has removed our key: a path that held it has it no more. */
+/*
+ * Another node has removed our key: a path may have got it late, though. One
+ * that had it for sure, and has it no more, may hold what a tool of this host
+ * has put there: that stays.
+ */
 static void
 lost_key(struct op *op)
 {
+	int i;
+
 	warn("%s: key 0x%llx is not registered any more", op->map.wwid,
 	    (unsigned long long)op->was);
 	op->lun->key = op->was = 0;
 	op->lun->holder = 0;
+	for (i = 0; i < op->map.n; i++)
+		if (mark_of(op->lun, op->map.paths[i].dev) < MARK_ROBBED)
+			set_mark(op->lun, op->map.paths[i].dev, MARK_CLEAR);
 	drop_marks(op->lun);
 }
 
-/* For a path that missed a change a wrong key may be right. */
+/*
+ * For a path that missed a change a wrong key may be right; what came late
+ * may be a key that was removed.
+ */
 static int
 outdated(struct op *op, dev_t dev)
 {
 	int mark = mark_of(op->lun, dev);
 
-	return !op->anyway &&
-	    (mark > MARK_CLEAN || (op->was && mark == MARK_NONE));
+	if (op->key == 0 || op->action == REGISTER_AND_IGNORE)
+		return 0;
+	if (op->key == op->was)
+		return mark == MARK_TAINTED;
+	return mark > MARK_CLEAN || (op->was && mark == MARK_NONE);
 }
 
 /*
@@ -880,11 +953,11 @@ canary(struct op *op)
 	int i, v, skipped = 0, found = AWAY;
 	dev_t dev;
 
-	op->lost = op->verified = 0;
+	op->lost = op->verified = op->told = 0;
 	op->unsure = 0;
 	for (i = 0; i < op->map.n && found < FINAL; i++) {
 		dev = op->map.paths[i].dev;
-		if (op->key != op->was && outdated(op, dev)) {
+		if (outdated(op, dev)) {
 			skipped++;
 			continue;
 		}
@@ -892,6 +965,7 @@ canary(struct op *op)
 		if (op->lost && !is_clean(op, dev))
 			continue;
 		v = send_guest(op, i);
+		op->told |= i == 0 && v == CONFLICT && op->reset == REMOVED;
 		if (v >= found) {
 			found = v;
 			*op->rp = op->last;
@@ -899,9 +973,8 @@ canary(struct op *op)
 		if (v == LOST)
 			op->unsure = dev;
 		/* Another one's end would leave the reservation behind. */
-		if (v == LOST && dev == op->lun->holder &&
-		    op->action != RELEASE && op->action != CLEAR &&
-		    op->sa_key == 0)
+		if ((v == LOST || v == ELSEWHERE) && dev == op->lun->holder &&
+		    registers(op->rq) && op->sa_key == 0)
 			break;
 		if (v == CONFLICT && believed(op, dev))
 			break;
@@ -914,11 +987,8 @@ canary(struct op *op)
 	if (i == op->map.n && op->lost)
 		lost_key(op);
 	/* It would be right for none but such a path, if at all. */
-	if (skipped == op->map.n && (op->key || op->action != REGISTER)) {
-		proto_status(op->rp, RESERVATION_CONFLICT);
-		return CONFLICT;
-	}
-	return found;
+	return skipped == op->map.n && op->key != op->was ? conflict(op) :
+							    found;
 }
 
 /* The siblings */
@@ -930,10 +1000,7 @@ missed(struct op *op, dev_t dev)
 	int mark = mark_of(op->lun, dev);
 
 	trace_step(dev, "missed the change");
-	if (op->same && mark != MARK_TAINTED &&
-	    mark_of(&op->before, dev) == MARK_CLEAN)
-		set_mark(op->lun, dev, MARK_CLEAN); /* it missed nothing */
-	else if (mark != MARK_TAINTED && mark != MARK_GONE)
+	if (mark != MARK_TAINTED && mark != MARK_GONE)
 		set_mark(op->lun, dev, op->lun->key ? MARK_SET : MARK_CLEAR);
 }
 
@@ -945,18 +1012,11 @@ static void
 begin(struct op *op, uint64_t sa_key)
 {
 	struct lun *lun = op->lun;
-	int i;
 
 	lun->key = sa_key;
 	lun->changing = 0;
 	lun->ghosts = 0;
-	for (i = 0; i < lun->n; i++)
-		if (lun->marks[i].mark != MARK_TAINTED)
-			lun->marks[i].mark = sa_key ? MARK_SET : MARK_CLEAR;
-	for (i = 0; i < op->map.n; i++)
-		if (mark_of(lun, op->map.paths[i].dev) != MARK_TAINTED)
-			set_mark(lun, op->map.paths[i].dev,
-			    sa_key ? MARK_NONE : MARK_CLEAR);
+	mark_all(op, sa_key ? MARK_SET : MARK_CLEAR);
 	if (op->canary)
 		set_mark(lun, op->canary, MARK_CLEAN);
 	state_save(lun);
@@ -977,10 +1037,24 @@ spare(struct op *op, dev_t but)
 	return 0;
 }
 
+/* What device-mapper is told is written down first. */
+static void
+fail_marked(struct op *op, struct path *p)
+{
+	state_save(op->lun);
+	for (; p < op->map.paths + op->map.n; p++) {
+		if (!p->active || is_clean(op, p->dev) ||
+		    !mark_for(op->lun, p->dev)->failed)
+			continue;
+		trace_step(p->dev, "not to be used");
+		p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+	}
+}
+
 /*
  * A write through a path that lacks the key would be refused, and dm would
  * hand that to the guest. So it is told to leave such paths alone, as long as
- * there is another one. What was told is written down first.
+ * there is another one.
  */
 static void
 gate(struct op *op)
@@ -988,36 +1062,27 @@ gate(struct op *op)
 	struct path *p;
 	int n = 0;
 
-	if (op->lun->key == 0)
-		return;
-	for (p = op->map.paths; p < op->map.paths + op->map.n; p++)
+	for (p = op->map.paths; op->lun->key && p < op->map.paths + op->map.n;
+	     p++)
 		if (p->active && !is_clean(op, p->dev) && spare(op, p->dev))
 			n += mark_for(op->lun, p->dev)->failed = 1;
-	if (n == 0)
-		return;
-	state_save(op->lun);
-	for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
-		if (!p->active || !mark_for(op->lun, p->dev)->failed)
-			continue;
-		trace_step(p->dev, "not to be used");
-		p->active = dm_use_path(&op->map, p->dev, 0) < 0;
-	}
+	if (n)
+		fail_marked(op, op->map.paths);
 }
 
 /* Put a path first that the guest's I/O can have alone, if there is one. */
 static int
 sender_first(struct op *op)
 {
-	struct path p;
-	int i;
+	struct path *p, first;
 
-	for (i = 0; i < op->map.n; i++) {
-		p = op->map.paths[i];
-		if (!p.active || !is_clean(op, p.dev) ||
-		    probe(op, p.dev, op->key) != DONE)
+	for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
+		if (!p->active || !is_clean(op, p->dev) ||
+		    probe(op, p->dev, op->key) != DONE)
 			continue;
-		op->map.paths[i] = op->map.paths[0];
-		op->map.paths[0] = p;
+		first = *p;
+		*p = op->map.paths[0];
+		op->map.paths[0] = first;
 		return 1;
 	}
 	return 0;
@@ -1032,24 +1097,20 @@ gate_siblings(struct op *op)
 {
 	int64_t end = now() + IDLE_TIME;
 	struct path *p, *last = op->map.paths + op->map.n;
-	int i, sender = sender_first(op);
+	int sender = sender_first(op);
 
 	/* Without the siblings another group may have to be used. */
 	if (sender && op->map.paths[0].group != op->map.group)
 		op->group = op->map.group;
-
-	for (i = 0; i < op->lun->n; i++)
-		if (op->lun->marks[i].mark != MARK_TAINTED)
-			op->lun->marks[i].mark = MARK_SET;
-	for (p = op->map.paths + 1; sender && p < last; p++)
-		if (p->active)
-			mark_for(op->lun, p->dev)->failed = 1;
-	state_save(op->lun);
-	if (!sender)
+	mark_all(op, MARK_SET);
+	if (!sender) {
+		state_save(op->lun);
 		return;
+	}
 	for (p = op->map.paths + 1; p < last; p++)
 		if (p->active)
-			p->active = dm_use_path(&op->map, p->dev, 0) < 0;
+			mark_for(op->lun, p->dev)->failed = 1;
+	fail_marked(op, op->map.paths + 1);
 	for (p = op->map.paths + 1; p < last; p++)
 		while (path_busy(p->dev) && now() < end)
 			wait_until(now() + PAUSE_MIN);
@@ -1079,6 +1140,28 @@ ungate(struct op *op)
 		op->group = 0;
 }
 
+/* The path does not hold what it did: what has the key has no path now. */
+static void
+is_ghost(struct op *op, dev_t dev)
+{
+	trace_step(dev, "is another nexus");
+	set_mark(op->lun, dev, MARK_ROBBED);
+	op->lun->ghosts++;
+	if (op->lun->holder == dev)
+		op->lun->holder = 0;
+}
+
+/* A path that had the key when it went is another nexus if it has it not. */
+static void
+note_ghosts(struct op *op)
+{
+	int i, n = probe_those(op, is_back, op->lun->key);
+
+	for (i = 0; i < n; i++)
+		if (op->jobs[i].verdict == CONFLICT)
+			is_ghost(op, op->jobs[i].dev);
+}
+
 enum { BROUGHT, REFUSED, PREEMPTED };
 
 /* Steps to bring a sibling to a key, each for those that need it. */
@@ -1105,11 +1188,14 @@ sift(struct op *op, int n, int step, uint64_t sa_key, int *result)
 			continue;
 		}
 		if (j->verdict == FINAL && wants_all_ports(j)) {
-			j->verdict = (uint8_t)send_all_ports(
-			    op, j->dev, &j->rq, PATIENCE);
+			j->verdict =
+			    (uint8_t)send_to(op, j->dev, &j->rq, PATIENCE);
 			j->rp = op->last;
 		}
 		if (j->verdict == DONE) {
+			if (step != LOOK_AT &&
+			    mark_of(op->lun, j->dev) == MARK_GONE)
+				is_ghost(op, j->dev);
 			set_mark(op->lun, j->dev, MARK_CLEAN);
 		} else if (j->verdict <= LOST || !sa_key) {
 			missed(op, j->dev);
@@ -1149,38 +1235,32 @@ still_there(struct op *op)
 }
 
 /*
- * Has another node removed the old key, where it was, before it changed? Then
- * a unit attention has told of it; without one, the path has lost it itself.
+ * How many paths have the old key still, if nobody has removed it? Those that
+ * may give it up late count only if they are asked for.
  */
 static int
-taken(struct op *op, int n, uint64_t key)
+kept(struct op *op, uint64_t old, int late)
 {
-	dev_t devs[PATHS_MAX];
-	int i;
+	const struct mark *m;
+	int mark, n = op->before.ghosts;
 
-	for (i = 0; i < n; i++)
-		devs[i] = op->jobs[i].dev;
-	for (i = 0; i < n && op->action == REGISTER && op->reset; i++)
-		if (op->before.key == key &&
-		    mark_of(&op->before, devs[i]) == MARK_CLEAN &&
-		    probe(op, devs[i], 0) == DONE)
-			return 1;
-	return 0;
+	if (op->before.key != old)
+		return 0;
+	for (m = op->before.marks; m < op->before.marks + op->before.n; m++) {
+		mark = mark_of(op->lun, m->dev);
+		n += (m->mark == MARK_CLEAN || m->mark == MARK_GONE) &&
+		    mark != MARK_CLEAN && (late || mark != MARK_TAINTED);
+	}
+	return n;
 }
 
-static void
-make_step(struct op *op, struct request *rq, uint8_t params[PARAMS_LEN],
-    int step, int action, uint64_t key, uint64_t sa_key)
+/* Is a key registered less often than it was? Who removes one removes all. */
+static int
+fewer(struct op *op, uint64_t key, int was)
 {
-	switch (step) {
-	case ASK_FOR: make_out(op, rq, params, action, 0, key, sa_key); break;
-	case LOOK_AT:
-		make_out(op, rq, params, REGISTER, 0, sa_key, sa_key);
-		break;
-	default:
-		make_out(op, rq, params, REGISTER_AND_IGNORE, 0, 0, sa_key);
-		break;
-	}
+	int n = key ? count_key(op, key) : -1;
+
+	return n >= 0 && n < was;
 }
 
 /* Take the n paths of jobs through the steps; how many could not be. */
@@ -1188,21 +1268,24 @@ static int
 take_steps(struct op *op, int n, int action, uint64_t key, uint64_t sa_key,
     int *result)
 {
+	const int actions[] = { action, REGISTER, REGISTER_AND_IGNORE };
+	const uint64_t keys[] = { key, sa_key, 0 };
 	uint8_t params[PARAMS_LEN];
 	struct request rq;
 	int blind, step = ASK_FOR, rounds = 0;
 
 	while (n > 0 && rounds < FORCES_MAX) {
-		make_step(op, &rq, params, step, action, key, sa_key);
-		if (step == FORCE && key && key != sa_key &&
-		    taken(op, n, key)) {
+		make_out(op, &rq, params, actions[step], 0, keys[step], sa_key);
+		/* Has another node removed the old key, where it still was?
+		   Then a unit attention has told of it. */
+		if (step == FORCE && key != sa_key && op->reset &&
+		    op->action == REGISTER &&
+		    fewer(op, key, kept(op, key, 0))) {
 			op->gone = 1;
 			*result = PREEMPTED;
 			break;
 		}
-		blind = sa_key &&
-		    (step == FORCE ||
-			(step == ASK_FOR && (!key || action != REGISTER)));
+		blind = sa_key && step != LOOK_AT;
 		if (blind && (step == FORCE || op->reset) &&
 		    still_there(op) != DONE)
 			break;
@@ -1250,29 +1333,38 @@ clear_all(struct op *op, int action, uint64_t key)
 {
 	begin(op, 0);
 	bring(op, action, key, 0);
-	if (op->was && recorded(op->lun) == op->lun->n)
-		op->lun->holder = NO_PATH;
-	else if (mark_of(op->lun, op->lun->holder) == MARK_CLEAN)
+	if (is_clean(op, op->lun->holder))
 		op->lun->holder = 0;
 }
 
-/* Does a path that kept its old key have it no more? */
-static int
-was_removed(struct op *op, uint64_t old)
+/* The paths that have a key get an older one, or none. */
+static void
+take_back(struct op *op, uint64_t key, uint64_t old)
 {
+	uint8_t params[PARAMS_LEN];
+	struct request rq;
 	dev_t dev;
-	int i, v;
+	int i, mark, clean = 0, n = 0, result = BROUGHT;
 
-	for (i = 0; i < op->map.n && op->before.key == old; i++) {
+	op->lun->key = old;
+	op->lun->old = key;
+	op->lun->changing = old != 0;
+	for (i = 0; i < op->map.n; i++) {
 		dev = op->map.paths[i].dev;
-		if (mark_of(&op->before, dev) != MARK_CLEAN ||
-		    is_clean(op, dev) || mark_of(op->lun, dev) == MARK_TAINTED)
+		mark = mark_of(op->lun, dev);
+		missed(op, dev);
+		if (mark != MARK_CLEAN && mark != MARK_TAINTED)
 			continue;
-		v = probe(op, dev, old);
-		if (v == DONE || v == CONFLICT)
-			return v == CONFLICT;
+		clean += mark == MARK_CLEAN;
+		op->jobs[n++].dev = dev;
+		trace_step(dev, old ? "rolled back" : "must not keep the key");
 	}
-	return 0;
+	state_save(op->lun);
+	make_out(op, &rq, params, REGISTER, 0, key, old);
+	send_all(op, n, &rq);
+	sift(op, n, FORCE, old, &result);
+	if (marked(op->lun, MARK_CLEAN) < clean)
+		warn("%s: not all paths could be rolled back", op->map.wwid);
 }
 
 /*
@@ -1284,77 +1376,56 @@ retreat(struct op *op, int preempted)
 {
 	uint64_t old = op->action == REGISTER ? op->key : op->was;
 	const struct reply rp = *op->rp;
-	uint8_t params[PARAMS_LEN];
-	struct request rq;
-	int i, clean, n = 0, result = BROUGHT;
+	int have = kept(op, old, 0);
 
 	op->end += UNDO_TIME;
-	if (preempted || op->gone || (old && was_removed(op, old)))
+	if (preempted || op->gone || fewer(op, old, have))
 		old = 0;
-	op->lun->key = old;
-	op->lun->old = op->sa_key;
-	op->lun->changing = old != 0;
-	for (i = 0; i < op->map.n; i++) {
-		clean = is_clean(op, op->map.paths[i].dev);
-		missed(op, op->map.paths[i].dev);
-		if (!clean)
-			continue;
-		op->jobs[n++].dev = op->map.paths[i].dev;
-		trace_step(op->map.paths[i].dev,
-		    preempted ? "must not keep the key" : "rolled back");
+	take_back(op, op->sa_key, old);
+	/* Or has removed it meanwhile: then some have it, and some no more. */
+	if (fewer(op, old, have + marked(op->lun, MARK_CLEAN))) {
+		take_back(op, old, 0);
+		old = 0;
 	}
-	state_save(op->lun);
-	make_out(op, &rq, params, REGISTER, 0, op->sa_key, old);
-	send_all(op, n, &rq);
-	sift(op, n, FORCE, old, &result);
 	/* As long as no path has the old one, either may be the guest's. */
 	op->lun->changing = old && marked(op->lun, MARK_CLEAN) == 0;
 	*op->rp = rp;
-	if (marked(op->lun, MARK_CLEAN) < n)
-		warn("%s: not all paths could be rolled back", op->map.wwid);
 }
 
-static int
-has_come(struct op *op, const struct map *old, dev_t dev)
+/* Paths without a key get what is wanted, unless that is removed meanwhile. */
+static void
+bring_all(struct op *op, int action)
 {
-	int i, mark = mark_of(op->lun, dev);
-
-	for (i = 0; i < old->n && old->paths[i].dev != dev; i++)
-		;
-	return mark == MARK_NONE || (i == old->n && mark != MARK_CLEAN);
+	if (bring(op, action, 0, op->key) == PREEMPTED)
+		retreat(op, 1);
 }
 
 /* Paths that came while we were busy get the key, too. */
 static int
 catch_up(struct op *op)
 {
-	const struct map old = op->map;
-	int i, round, r = BROUGHT;
+	struct map old = op->map;
+	struct path *p, *was;
+	int new, round, r = BROUGHT;
 
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
 		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
 			break;
-		for (i = 0; i < old.n; i++)
-			if (old.paths[i].mute)
-				mute(op, old.paths[i].dev);
-		for (i = 0; i < op->map.n; i++)
-			if (has_come(op, &old, op->map.paths[i].dev))
-				break;
-		if (i == op->map.n)
+		new = 0;
+		for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
+			was = find_path(&old, p->dev);
+			p->mute = was && was->mute;
+			new |= !p->mute && !is_clean(op, p->dev);
+		}
+		if (!new)
 			break;
 		r = bring(op, REGISTER, 0, op->sa_key);
+		old = op->map;
 	}
 	return r == PREEMPTED ? r : BROUGHT;
 }
 
 /* Ownership */
-
-/* Do we know which path holds our reservation? */
-static int
-holder_known(const struct op *op)
-{
-	return op->lun->holder && op->lun->holder != NO_PATH;
-}
 
 /*
  * Is the reservation held by this key, not by all registrants? -1 if that
@@ -1369,33 +1440,37 @@ held_by(struct op *op, uint64_t key, int *type)
 	if (r < 1)
 		return r;
 	return !all_hold(*type) &&
-	    (holder == key || (holder == 0 && holder_known(op)));
+	    (holder == key || (holder == 0 && op->lun->holder));
+}
+
+/* Is the reservation one as the guest's RESERVE asks for? -1: unknown. */
+static int
+reserved(struct op *op)
+{
+	int held, r = held_by(op, op->key, &held);
+
+	if (r < 0)
+		return r;
+	return (r || all_hold(held)) && held == (op->rq->cdb[2] & TYPE_MASK);
 }
 
 /*
  * Another host may use the same key. It is ours alone if the target lists it
- * just as often as we have registered it.
+ * just as often as we have registered it; if it may be a path that has got it
+ * late, that is unknown: -1.
  */
 static int
 proven(struct op *op)
 {
-	return op->key == op->lun->key && !op->lost &&
-	    count_key(op, op->key) == recorded(op->lun);
-}
+	int n, known;
 
-static void
-holder_first(struct op *op)
-{
-	struct path p;
-	int i;
-
-	for (i = 1; i < op->map.n; i++) {
-		if (op->map.paths[i].dev != op->lun->holder)
-			continue;
-		p = op->map.paths[i];
-		op->map.paths[i] = op->map.paths[0];
-		op->map.paths[0] = p;
-	}
+	if (op->key != op->lun->key || op->lost)
+		return 0;
+	n = count_key(op, op->key);
+	known = recorded(op->lun);
+	if (n < 0 || (n > known && n <= known + marked(op->lun, MARK_TAINTED)))
+		return -1;
+	return n == known;
 }
 
 /* Is the reservation ours, but not to be reached through who holds it? */
@@ -1403,35 +1478,17 @@ static int
 holder_away(struct op *op)
 {
 	dev_t dev = op->lun->holder;
-	int i = 0, v;
+	int v;
 
-	if (dev == NO_PATH)
-		return 0;
-	while (i < op->map.n && op->map.paths[i].dev != dev)
-		i++;
-	if (dev && i < op->map.n) {
+	if (find_path(&op->map, dev)) {
 		v = probe(op, dev, op->key);
 		if (v > LOST && v != CONFLICT)
 			return 0; /* else it is another nexus by now */
 	}
-	return proven(op);
+	return proven(op) > 0;
 }
 
 /* The commands, each with its verdict and a reply that is in place */
-
-/* How many that had the key before have not got the new one? */
-static int
-left_behind(struct op *op)
-{
-	const struct lun *lun = &op->before;
-	int i, n = lun->ghosts;
-
-	for (i = 0; i < lun->n; i++)
-		n += (lun->marks[i].mark == MARK_CLEAN ||
-			 lun->marks[i].mark == MARK_GONE) &&
-		    !is_clean(op, lun->marks[i].dev);
-	return n;
-}
 
 /*
  * After a key change the old key is left on paths that missed it, and with it
@@ -1440,11 +1497,14 @@ left_behind(struct op *op)
 static void
 lay_ghosts(struct op *op, int before, int known)
 {
-	int left = left_behind(op), held, type;
+	int held, type, v, n, left = kept(op, op->was, 1);
 
-	if (op->was == 0 || op->was == op->sa_key || left <= 0)
+	if (op->was == 0 || op->was == op->sa_key || left == 0)
 		return;
-	if (before != known || count_key(op, op->was) != left) {
+	n = count_key(op, op->was);
+	if (n == 0)
+		return;
+	if (before != known || n < 0 || n > left) {
 		warn("%s: key 0x%llx is left as it is: another host has it, "
 		     "too",
 		    op->map.wwid, (unsigned long long)op->was);
@@ -1457,70 +1517,54 @@ lay_ghosts(struct op *op, int before, int known)
 		op->lun->holder = 0;
 		state_save(op->lun);
 	}
-	send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
+	v = send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
 	    op->sa_key, op->was);
-	if (held)
-		op->lun->holder =
-		    held_by(op, op->sa_key, &type) == 1 ? op->canary : 0;
+	if (held && v == DONE && held_by(op, op->sa_key, &type) == 1)
+		op->lun->holder = op->canary;
 	drain(op);
 }
 
 /*
- * The guest's key is to change. Who comes after us, if we are killed, shall
- * know both the new one and the old one.
+ * The guest's key is to change, on the first path at least. Who comes after
+ * us, if we are killed, shall know both the new one and the old one; so shall
+ * heal(), if there is no answer.
  */
-static void
-announce(struct op *op, uint64_t sa_key)
+static int
+change_key(struct op *op)
 {
-	int i;
+	struct lun *lun = op->lun;
+	int v;
 
-	op->before = *op->lun;
-	if (op->action == REGISTER && op->key == sa_key && op->was == sa_key)
-		return;
-	for (i = 0; i < op->map.n && op->was && !sa_key; i++)
-		if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
-			set_mark(op->lun, op->map.paths[i].dev, MARK_CLEAR);
-	if (!op->lun->changing)
-		op->lun->old = op->was;
-	op->lun->key = sa_key;
-	op->lun->changing = 1;
-	state_save(op->lun);
-}
-
-/* It does not change; or without an answer: heal() will find out. */
-static void
-refused(struct op *op, int v)
-{
+	op->before = *lun;
+	if (!lun->changing)
+		lun->old = op->was;
+	lun->key = op->sa_key;
+	/* The key that there is, once more, is no change. */
+	lun->changing |= op->action != REGISTER || op->key != op->sa_key ||
+	    op->was != op->sa_key;
+	state_save(lun);
+	v = canary(op);
 	if (v == LOST) {
-		doubt(op);
-		return;
+		mark_all(op, MARK_TAINTED);
+	} else if (v != DONE) {
+		lun->key = op->was;
+		lun->old = op->before.old;
+		lun->changing = op->was ? op->before.changing : 0;
 	}
-	op->lun->key = op->was;
-	op->lun->old = op->before.old;
-	op->lun->changing = op->was ? op->before.changing : 0;
+	return v;
 }
 
 /*
- * The key that the guest has, once more, and it is still there: then a path
- * that cannot be reached has it, too.
+ * The first path took the key that the guest has, once more. Was it still
+ * there? Then a path that cannot be reached has it, too.
  */
 static int
-registers_again(struct op *op)
+has_again(struct op *op, int aptpl)
 {
-	return op->was && op->sa_key == op->was && op->key == op->was &&
-	    op->lun->aptpl == guest_aptpl(op) && ask_siblings(op) == DONE &&
-	    proven(op);
-}
-
-static void
-keep_absent(struct op *op)
-{
-	int i;
-
-	op->lun->ghosts = op->before.ghosts;
-	for (i = 0; i < op->before.n; i++)
-		if (op->before.marks[i].mark == MARK_GONE)
-			set_mark(op->lun, op->before.marks[i].dev, MARK_GONE);
+	return op->sa_key == op->was && op->key == op->was &&
+	    aptpl == guest_aptpl(op) && !op->reset &&
+	    is_clean(op, op->canary) && ask_siblings(op, 0) == DONE &&
+	    proven(op) > 0;
 }
 
 /* The first path has the new key; and the others? */
@@ -1544,50 +1588,6 @@ registered(struct op *op, int r, int before, int known)
 }
 
 static int
-register_key(struct op *op)
-{
-	struct lun *lun = op->lun;
-	uint8_t was_aptpl = lun->aptpl;
-	int v, r, same, known, before = -1;
-
-	if (op->was && op->key == op->was)
-		note_ghosts(op);
-	known = recorded(lun);
-	op->reset = 0;
-	if (op->was && op->was != op->sa_key)
-		before = count_key(op, op->was);
-	/* Who removes one of a key removes them all. */
-	op->gone = before >= 0 && before < known;
-	same = registers_again(op);
-	if (same)
-		op->before = *lun;
-	else
-		announce(op, op->sa_key);
-	v = canary(op);
-	if (v != DONE) {
-		if (!same)
-			refused(op, v);
-		return v;
-	}
-	same = same && !op->reset && is_clean(op, op->canary);
-	lun->aptpl = guest_aptpl(op);
-	if (op->reset && op->was && op->was != op->sa_key &&
-	    count_key(op, op->was) == 0)
-		op->gone = 1;
-	if (op->action == REGISTER && op->key == 0)
-		none_holds(lun);
-	begin(op, op->sa_key);
-	if (same)
-		keep_absent(op);
-	op->same = same;
-	r = bring(op, op->action, op->key, op->sa_key);
-	op->same = 0;
-	if (r == REFUSED)
-		lun->aptpl = was_aptpl;
-	return registered(op, r, before, known);
-}
-
-static int
 unregister(struct op *op)
 {
 	int i, v, type;
@@ -1596,32 +1596,91 @@ unregister(struct op *op)
 		if (held_by(op, op->key, &type) < 1 || !holder_away(op) ||
 		    !move_holder(op, type))
 			break;
-	/* The holder's end is what the others are told of. */
-	holder_first(op);
-	announce(op, 0);
-	v = canary(op);
-	if (v != DONE) {
-		refused(op, v);
+	sort_paths(op); /* the holder's end is what the others are told of */
+	v = change_key(op);
+	if (v != DONE)
 		return v;
-	}
 	clear_all(op, op->action, op->key);
 	drain(op);
 	return good(op);
 }
 
-/*
- * Who comes after us shall not trust what a command is about to change: the
- * holder, and with some our keys.
- */
-static void
-save_unsure(struct op *op, int keys)
+static int
+register_key(struct op *op)
 {
-	op->before = *op->lun;
+	struct lun *lun = op->lun;
+	uint8_t was_aptpl = lun->aptpl;
+	int v, r, known, before = -1;
+
+	if (op->sa_key == 0)
+		return unregister(op);
+	if (op->was)
+		note_ghosts(op);
+	known = recorded(lun);
+	op->reset = 0;
+	if (op->was)
+		before = count_key(op, op->was);
+	/* Who removes one of a key removes them all. */
+	op->gone = before >= 0 && before < known && op->was != op->sa_key;
+	v = change_key(op);
+	if (v != DONE)
+		return v;
+	if (before == known && has_again(op, was_aptpl)) {
+		lun->changing = 0;
+		return registered(op, bring(op, REGISTER, 0, op->key), 0, 0);
+	}
+	lun->aptpl = guest_aptpl(op);
+	if (op->key == 0)
+		lun->holder = 0; /* who is not registered holds nothing */
+	begin(op, op->sa_key);
+	r = bring(op, op->action, op->key, op->sa_key);
+	if (r == REFUSED)
+		lun->aptpl = was_aptpl;
+	return registered(op, r, before, known);
+}
+
+/*
+ * A command that changes the holder, or removes keys, ours perhaps, too. Who
+ * comes after us shall not trust what it is about to change, nor shall we if
+ * it was lost.
+ */
+static int
+canary_unsure(struct op *op, int keys)
+{
+	const struct lun was = *op->lun;
+	int v;
+
 	op->lun->holder = 0;
 	if (keys)
-		doubt(op);
+		mark_all(op, MARK_TAINTED);
 	state_save(op->lun);
-	*op->lun = op->before;
+	*op->lun = was;
+	v = canary(op);
+	if (v != DONE && op->unsure) {
+		op->lun->holder = 0;
+		if (keys)
+			mark_all(op, MARK_TAINTED);
+	}
+	return v;
+}
+
+/*
+ * A RESERVE was refused, but it is for the holder to reserve again, and who
+ * that is may not be known, or he could not be asked.
+ */
+static int
+own_already(struct op *op, int v)
+{
+	int r = reserved(op);
+
+	if (r > 0)
+		r = proven(op);
+	if (r > 0)
+		return good(op);
+	if (r == 0 || v != CONFLICT)
+		return v;
+	proto_sense(op->rp, IO_TERMINATED);
+	return LOST;
 }
 
 static int
@@ -1630,21 +1689,11 @@ reserve(struct op *op)
 	int v, held, type = op->rq->cdb[2] & TYPE_MASK;
 
 	op->ours = held_by(op, op->key, &held);
-	if (op->ours)
-		holder_first(op);
-	save_unsure(op, 0);
-	v = canary(op);
+	v = canary_unsure(op, 0);
 	if (v != DONE)
-		return v < FINAL && op->ours == 1 && held == type &&
-			holder_away(op) ?
-		    good(op) :
-		    v;
-	if (all_hold(type))
-		none_holds(op->lun);
-	else if (!op->verified)
-		op->lun->holder = op->canary;
-	else if (op->ours != 1)
-		op->lun->holder = 0; /* or one that was asked before */
+		return v < FINAL ? own_already(op, v) : v;
+	/* Verified only: one that was asked before may hold it. */
+	op->lun->holder = all_hold(type) || op->verified ? 0 : op->canary;
 	if (op->map.n > 1 && !op->lun->warned &&
 	    (type == WRITE_EXCLUSIVE || type == EXCLUSIVE_ACCESS)) {
 		op->lun->warned = 1;
@@ -1654,19 +1703,28 @@ reserve(struct op *op)
 	return DONE;
 }
 
-/* A path that is not the holder says GOOD and does nothing. */
+/* The key that we have registered, or the guest's, if that is not known. */
+static uint64_t
+own_key(const struct op *op)
+{
+	return op->lun->key ? op->lun->key : op->key;
+}
+
+/*
+ * A path that is not the holder says GOOD and does nothing, and only who holds
+ * it sees that a key is wrong.
+ */
 static int
 release_held(struct op *op)
 {
 	struct reply rp;
-	int i, n, v, held, type, found = DONE;
+	int i, v, held, type, found = DONE;
 
-	holder_first(op);
 	for (i = 0; i < op->map.n; i++) {
 		v = send_guest(op, i);
 		rp = op->last;
 		if (v == DONE || v == LOST) {
-			held = held_by(op, op->key, &type);
+			held = held_by(op, own_key(op), &type);
 			op->canary = v == DONE ? op->map.paths[i].dev : 0;
 			if (held == 0 && (v == DONE || !all_hold(type)))
 				return good(op);
@@ -1688,9 +1746,7 @@ release_held(struct op *op)
 	if (found != DONE)
 		return found;
 	/* No path of ours holds it: another node has the same key. */
-	for (i = n = 0; i < op->map.n; i++)
-		n += mark_of(op->lun, op->map.paths[i].dev) != MARK_NONE;
-	if (n == op->lun->n && op->lun->ghosts == 0)
+	if (marked(op->lun, MARK_GONE) == 0 && op->lun->ghosts == 0)
 		return good(op);
 	/* Or one that the map has no more. */
 	proto_sense(op->rp, LU_COMM_FAILURE);
@@ -1699,13 +1755,11 @@ release_held(struct op *op)
 
 /* The path that holds it did not answer: another one must, if we may. */
 static int
-release_lost(struct op *op, int was_held)
+release_lost(struct op *op)
 {
-	int type, held = held_by(op, op->key, &type);
+	int type;
 
-	if (was_held == 1 && held == 0)
-		return good(op);
-	if (held < 1)
+	if (held_by(op, own_key(op), &type) < 1)
 		return LOST;
 	if (type != op->rq->cdb[2]) {
 		proto_sense(op->rp, INVALID_RELEASE);
@@ -1716,41 +1770,19 @@ release_lost(struct op *op, int was_held)
 	return LOST;
 }
 
-/* Who holds it is not known, and only that one sees that a key is wrong. */
-static int
-release_wrong(struct op *op)
-{
-	int i, v;
-
-	for (i = 0; i < op->map.n; i++) {
-		v = send_to(op, op->map.paths[i].dev, op->rq, PATIENCE);
-		if (v == CONFLICT) {
-			*op->rp = op->last;
-			return v;
-		}
-	}
-	return good(op);
-}
-
 static int
 release(struct op *op)
 {
-	int v, type, held = held_by(op, op->key, &type);
+	int v, type, held = held_by(op, own_key(op), &type);
 
-	if (held == 0 || op->lun->holder == NO_PATH ||
-	    (op->lun->key && op->lun->key != op->key)) {
-		/* Not ours. But the holder knows a wrong key when he sees it */
-		holder_first(op);
+	if (held == 0) {
 		v = canary(op);
-		if (v == DONE && op->key != op->lun->key && !op->lun->holder &&
-		    held_by(op, op->lun->key, &type) == 1)
-			v = release_wrong(op);
 	} else {
 		v = release_held(op);
 		if (v <= LOST)
-			v = release_lost(op, held);
+			v = release_lost(op);
 		if (v == DONE)
-			none_holds(op->lun);
+			op->lun->holder = 0;
 	}
 	if (v == DONE)
 		drain(op);
@@ -1763,13 +1795,10 @@ clear(struct op *op)
 	int v;
 
 	op->listed = count_key(op, op->key);
-	save_unsure(op, 1);
-	v = canary(op);
-	if (v != DONE && op->unsure)
-		doubt(op);
+	v = canary_unsure(op, 1);
 	if (v == DONE) {
 		op->lun->key = 0;
-		op->lun->holder = NO_PATH;
+		op->lun->holder = 0;
 		drop_marks(op->lun);
 		drain(op);
 	}
@@ -1783,7 +1812,7 @@ clear(struct op *op)
 static void
 restore_siblings(struct op *op)
 {
-	int n = 1, r, v = probe(op, op->canary, op->key);
+	int n = 1, v = probe(op, op->canary, op->key);
 
 	/* No answer: but if the key is there, only the sender has it. */
 	if (v != DONE && v != CONFLICT)
@@ -1795,13 +1824,9 @@ restore_siblings(struct op *op)
 	}
 	op->sa_key = op->key;
 	begin(op, op->key);
-	if (v != DONE && n != 1)
+	if (v != DONE && (n != 1 || marked(op->lun, MARK_TAINTED)))
 		set_mark(op->lun, op->canary, MARK_TAINTED);
-	r = bring(op, REGISTER, 0, op->key);
-	if (r == PREEMPTED)
-		retreat(op, 1);
-	else if (r == REFUSED)
-		warn("%s: a path does not take the key back", op->map.wwid);
+	bring_all(op, REGISTER);
 }
 
 /*
@@ -1811,22 +1836,14 @@ restore_siblings(struct op *op)
  * by one for each registration that went.
  */
 static int
-wiped(struct op *op, int v, uint32_t generation)
+wiped(struct op *op, uint32_t generation)
 {
 	uint64_t key;
-	int i, type, n = -1;
+	int type, n = count_key(op, op->key);
 
-	for (i = 0; i < ROUNDS_MAX && n < 0; i++)
-		n = count_key(op, op->key);
-	if (n < 0)
-		doubt(op);
-	if (n == 0 && op->listed > 1 &&
+	return n == 0 && op->listed > 1 &&
 	    op->generation - generation == (uint32_t)op->listed &&
-	    read_reservation(op, &key, &type) == 0)
-		return 1;
-	if (n == 0 && v != DONE && op->was)
-		lost_key(op);
-	return 0;
+	    read_reservation(op, &key, &type) == 0;
 }
 
 /* Register and reserve again, as the PREEMPT should have left it. */
@@ -1842,7 +1859,7 @@ rebuild(struct op *op)
 	}
 	if (v != DONE) {
 		lost_key(op);
-		return CONFLICT;
+		return conflict(op);
 	}
 	trace_step(op->canary, "registered again: the target had removed it");
 	op->lun->holder = 0;
@@ -1851,9 +1868,8 @@ rebuild(struct op *op)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
 	if (v == DONE && !all_hold(type))
 		op->lun->holder = op->canary;
-	if (bring(op, REGISTER, 0, op->key) == PREEMPTED)
-		retreat(op, 1);
-	return v == DONE ? good(op) : CONFLICT;
+	bring_all(op, REGISTER);
+	return v == DONE ? good(op) : conflict(op);
 }
 
 static int
@@ -1861,47 +1877,35 @@ preempt(struct op *op)
 {
 	uint32_t generation;
 	uint64_t key;
-	int v, type, held, ours, known;
+	int v, type, held, ours, named, known = recorded(op->lun);
 
 	held = read_reservation(op, &key, &type);
 	ours = held == 1 && !all_hold(type) && key == op->key;
+	named = held == 1 && (all_hold(type) || !key || key == op->sa_key);
 	/* Key 0: all others, if all hold it, and nothing else. */
 	op->self = (op->key && op->key == op->sa_key) ||
 	    (op->sa_key == 0 && (held < 0 || all_hold(type)));
-	if (op->self) {
-		holder_first(op);
-		if (op->key && op->key == op->was)
-			gate_siblings(op);
-	}
+	if (op->self && op->key && op->key == op->was)
+		gate_siblings(op);
 	op->listed = count_key(op, op->self ? op->key : op->sa_key);
 	generation = op->generation;
-	known = op->was == 0 || op->key == op->was;
-	save_unsure(op, op->self);
-	v = canary(op);
-	if (op->self && known && v > AWAY && v != FINAL &&
-	    (v != DONE || op->verified) && wiped(op, v, generation))
+	op->reset = 0;
+	v = canary_unsure(op, op->self);
+	if (op->self && !op->told && (op->lun->n == 0 || op->listed == known) &&
+	    v > AWAY && v != FINAL && (v != DONE || op->verified) &&
+	    wiped(op, generation))
 		return rebuild(op);
-	if (v != DONE && op->unsure) {
-		op->lun->holder = 0;
-		if (op->self)
-			doubt(op);
-	}
-	if (v != DONE) {
-		if (op->self && unclean(op))
-			heal_aside(op);
+	if (v != DONE)
 		return v;
-	}
 	/* Only where all hold it is GOOD the answer to that. */
 	if (op->sa_key == 0)
 		op->self = 1;
 	if (op->self || !ours) {
-		known = op->self || held >= 0;
 		held = read_reservation(op, &key, &type);
-		if (held < 0 || !known)
-			op->lun->holder = 0;
-		else if (held && !all_hold(type) &&
-		    (key == op->key || (op->self && key == 0)))
-			op->lun->holder = op->canary;
+		op->lun->holder = named && held == 1 && !all_hold(type) &&
+			(key == op->key || (op->self && key == 0)) ?
+		    op->canary :
+		    0;
 	}
 	if (op->self)
 		restore_siblings(op);
@@ -1917,6 +1921,7 @@ static int
 move_holder(struct op *op, int type)
 {
 	const struct request *guest = op->rq;
+	const struct reply rp = *op->rp;
 	const uint64_t sa_key = op->sa_key;
 	const int action = op->action;
 	uint8_t params[PARAMS_LEN];
@@ -1928,9 +1933,11 @@ move_holder(struct op *op, int type)
 	op->action = PREEMPT;
 	op->sa_key = op->key;
 	v = preempt(op);
+	*op->rp = rp;
 	op->rq = guest;
 	op->action = action;
 	op->sa_key = sa_key;
+	op->was = op->lun->key; /* it may have been removed */
 	return v == DONE;
 }
 
@@ -1950,10 +1957,8 @@ static int
 check_params(struct op *op)
 {
 	const struct request *rq = op->rq;
-	int spec_i_pt = 0;
+	int spec_i_pt = rq->len > FLAGS && (rq->data[FLAGS] & SPEC_I_PT);
 
-	if (op->action <= REGISTER_AND_IGNORE && rq->len > FLAGS)
-		spec_i_pt = rq->data[FLAGS] & SPEC_I_PT;
 	if (op->action > REGISTER_AND_IGNORE)
 		return 0; /* refused anyway */
 	if (rq->len < PARAMS_LEN || (rq->len > PARAMS_LEN && !spec_i_pt)) {
@@ -1970,31 +1975,6 @@ check_params(struct op *op)
 	/* Each path registers for itself. */
 	rq->data[FLAGS] &= (uint8_t)~ALL_TG_PT;
 	return 0;
-}
-
-static int
-rank(const struct op *op, const struct path *p)
-{
-	int clean = op->lun && mark_of(op->lun, p->dev) == MARK_CLEAN;
-
-	return clean << 2 | p->active << 1 | (p->group == op->map.group);
-}
-
-/* The best canary first. */
-static void
-sort_paths(struct op *op)
-{
-	struct path p;
-	int i, j;
-
-	for (i = 1; i < op->map.n; i++) {
-		p = op->map.paths[i];
-		for (j = i;
-		     j > 0 && rank(op, &op->map.paths[j - 1]) < rank(op, &p);
-		     j--)
-			op->map.paths[j] = op->map.paths[j - 1];
-		op->map.paths[j] = p;
-	}
 }
 
 /* Paths that returned */
@@ -2016,74 +1996,52 @@ unclean(struct op *op)
 	return 0;
 }
 
-/* Ask the siblings that have the key whether it is still registered. */
-static int
-ask_siblings(struct op *op)
-{
-	int i, v, found = AWAY;
-	dev_t dev;
-
-	for (i = 0; i < op->map.n && found != DONE; i++) {
-		dev = op->map.paths[i].dev;
-		if (!is_clean(op, dev))
-			continue;
-		v = probe(op, dev, op->key);
-		if (v == CONFLICT)
-			set_mark(op->lun, dev, MARK_ROBBED);
-		if (v == DONE)
-			op->canary = dev;
-		if (v == DONE || v == CONFLICT)
-			found = v;
-	}
-	return found;
-}
-
 /*
- * No path that has the key can be reached. It was preempted if the target
- * does not list it; it is ours, if it is listed as often as it should be.
+ * Ask the siblings that have the key whether it is still registered. One that
+ * a predecessor took for clean may be another nexus by now, if the key has not
+ * been removed; if it does not answer, it is like one that was not in the map.
+ * Other paths, so many, may have the key, too, and do not count.
  */
 static int
-ask_alone(struct op *op)
+ask_siblings(struct op *op, int others)
 {
-	int n;
+	const struct job *j;
+	int n = probe_those(op, is_clean, op->key);
+	dev_t has = with_verdict(op, n, DONE);
+	int lost = with_verdict(op, n, CONFLICT) && !has, listed;
 
-	op->reset = 0;
-	n = count_key(op, op->key);
-	if (n == 0)
-		return CONFLICT;
-	if (n > 0 && n == recorded(op->lun) &&
-	    marked(op->lun, MARK_TAINTED) == 0)
-		return DONE;
-	return AWAY;
+	if (lost && op->lun->loaded) {
+		listed = count_key(op, op->key);
+		if (listed < 0 || (listed > 0 && op->silent))
+			return LOST;
+		lost = listed != recorded(op->lun) + others;
+	}
+	for (j = op->jobs; j < op->jobs + n; j++)
+		if (j->verdict == CONFLICT && !lost && op->lun->loaded)
+			is_ghost(op, j->dev);
+		else if (j->verdict == CONFLICT)
+			set_mark(op->lun, j->dev, MARK_ROBBED);
+		else if (j->verdict != DONE && has && op->lun->loaded)
+			set_mark(op->lun, j->dev, MARK_GONE);
+	if (has)
+		op->canary = has;
+	return has ? DONE : lost ? CONFLICT : AWAY;
 }
 
 /*
  * The key was removed by another node while paths were away, and must never
- * be registered again. Or it never came to be, since we were killed. A path
- * that had it for sure, or never did, may hold what a tool of this host has
- * put there: that stays.
+ * be registered again. Or it never came to be, since we were killed.
  */
 static void
 renounce(struct op *op)
 {
 	struct lun *lun = op->lun;
-	dev_t dev;
-	int i, mark;
 
 	if (lun->changing && lun->old) {
 		lun->key = op->key = lun->old;
 		lun->changing = 0;
 		lun->old = 0;
 		return;
-	}
-	for (i = 0; i < op->map.n; i++) {
-		dev = op->map.paths[i].dev;
-		mark = mark_of(lun, dev);
-		if (mark == MARK_GONE && probe(op, dev, op->key) == CONFLICT)
-			mark = MARK_ROBBED;
-		if (mark != MARK_NONE && mark != MARK_ROBBED)
-			mark = MARK_CLEAR;
-		set_mark(lun, dev, mark);
 	}
 	lost_key(op);
 	op->key = 0;
@@ -2093,84 +2051,64 @@ renounce(struct op *op)
 /*
  * Can one of the paths that are not clean be reached by now? It is not enough
  * for a path to have the key: it may have got it late. *holding: one of
- * those that have it, *holds.
+ * those that have it; *holds: how many beside those that are tainted.
  */
 static int
 reachable(struct op *op, dev_t *holding, int *holds)
 {
-	uint8_t params[PARAMS_LEN];
-	struct request rq;
-	int i, n = 0, reached = 0;
+	const struct job *j;
+	int mark, reached = 0, n = probe_those(op, astray, op->key);
 
-	*holding = 0;
-	*holds = 0;
-	make_out(op, &rq, params, REGISTER, 0, op->key, op->key);
-	for (i = 0; i < op->map.n; i++)
-		if (astray(op, op->map.paths[i].dev))
-			op->jobs[n++].dev = op->map.paths[i].dev;
-	send_all(op, n, &rq);
-	for (i = 0; i < n; i++) {
-		if (op->jobs[i].verdict == DONE) {
-			*holding = op->jobs[i].dev;
-			++*holds;
-		}
-		if (op->jobs[i].verdict == CONFLICT && op->key &&
-		    mark_of(op->lun, op->jobs[i].dev) == MARK_TAINTED)
-			set_mark(op->lun, op->jobs[i].dev, MARK_SET);
-		reached |= op->jobs[i].verdict > LOST;
+	*holding = with_verdict(op, n, DONE);
+	*holds = op->silent = 0;
+	for (j = op->jobs; j < op->jobs + n; j++) {
+		reached |= j->verdict > LOST;
+		op->silent += j->verdict <= LOST;
+		mark = mark_of(op->lun, j->dev);
+		*holds += j->verdict == DONE && mark != MARK_TAINTED;
+		if (mark == MARK_ROBBED && j->verdict == DONE)
+			set_mark(op->lun, j->dev, MARK_SET); /* from us */
+		if (op->key == 0 || j->verdict != CONFLICT)
+			continue;
+		if (mark == MARK_TAINTED)
+			set_mark(op->lun, j->dev, MARK_SET);
+		if (mark == MARK_GONE)
+			is_ghost(op, j->dev);
 	}
 	return reached;
 }
 
 /*
- * Is the key registered? DONE: op->canary has it; CONFLICT: no more. Paths
- * that should have it, and cannot be asked, must be listed with it.
+ * Is the key registered? DONE: op->canary, if there is one, has it; CONFLICT:
+ * no more. Paths that should have it, and cannot be asked, must be listed with
+ * it: it was preempted if the target does not list it.
  */
 static int
 ask_key(struct op *op, dev_t holding, int holds)
 {
-	int i, n, clean = marked(op->lun, MARK_CLEAN), v = ask_siblings(op);
-	int known = recorded(op->lun) + holds;
+	int n, known, may = holds + marked(op->lun, MARK_TAINTED);
+	int clean = marked(op->lun, MARK_CLEAN), v = ask_siblings(op, may);
+	struct mark *m;
 
 	if (v != AWAY)
 		return v;
-	if (!holding)
-		return ask_alone(op);
-	n = clean > 0 ? count_key(op, op->key) : 0;
-	if (clean > 0 && n < clean + holds)
+	op->reset = 0;
+	n = count_key(op, op->key);
+	known = recorded(op->lun);
+	if (n == 0)
+		return CONFLICT;
+	if (holding ? clean > 0 && n < clean + may : n != known || may > 0)
 		return AWAY;
-	for (i = 0; n > known && i < op->lun->n; i++)
-		if (op->lun->marks[i].mark == MARK_CLEAN)
-			op->lun->marks[i].mark = MARK_SET;
+	/* No clean one has answered: is somebody else registered, too? */
+	for (m = op->lun->marks; m < op->lun->marks + op->lun->n; m++)
+		if (m->mark == MARK_CLEAN && n > known + may)
+			m->mark = MARK_SET;
+		else if (m->mark == MARK_CLEAN && op->lun->loaded)
+			m->mark = MARK_GONE;
 	op->canary = holding;
-	set_mark(op->lun, holding, MARK_CLEAN);
+	if (holding)
+		set_mark(op->lun, holding, MARK_CLEAN);
 	return DONE;
-}
-
-/* The path does not hold what it did: what has the key has no path now. */
-static void
-is_ghost(struct op *op, dev_t dev)
-{
-	trace_step(dev, "is another nexus");
-	set_mark(op->lun, dev, MARK_SET);
-	op->lun->ghosts++;
-	if (op->lun->holder == dev)
-		op->lun->holder = 0;
-}
-
-/* A path that had the key when it went is another nexus if it has it not. */
-static void
-note_ghosts(struct op *op)
-{
-	dev_t dev;
-	int i;
-
-	for (i = 0; i < op->map.n; i++) {
-		dev = op->map.paths[i].dev;
-		if (mark_of(op->lun, dev) == MARK_GONE &&
-		    probe(op, dev, op->key) == CONFLICT)
-			is_ghost(op, dev);
-	}
 }
 
 /*
@@ -2184,52 +2122,22 @@ heal_once(struct op *op)
 	int holds, v = DONE;
 
 	op->canary = 0;
-	op->lost = 0;
 	op->key = op->sa_key = op->was = op->lun->key;
-	if (!reachable(op, &holding, &holds) && !op->suspect)
+	if (!reachable(op, &holding, &holds) && !op->lun->loaded)
 		return;
-	op->suspect = 0;
 	if (op->key)
 		v = ask_key(op, holding, holds);
+	if (v > LOST)
+		op->lun->loaded = 0; /* else look once more */
 	if (v == DONE && op->key) {
-		note_ghosts(op);
 		op->lun->changing = 0;
 		gate(op); /* only now a path has answered that can be used */
 		state_save(op->lun); /* who has it, before others get it */
 	}
 	if (v == CONFLICT)
 		renounce(op);
-	else if (v == DONE &&
-	    bring(op, op->key ? REGISTER : REGISTER_AND_IGNORE, 0, op->key) ==
-		PREEMPTED)
-		retreat(op, 1);
-}
-
-/*
- * A path that a predecessor took for clean may have become another nexus when
- * nobody looked. If none has the key, it was removed. One that does not answer
- * is like one that was not in the map.
- */
-static void
-verify(struct op *op)
-{
-	dev_t dev, bad[PATHS_MAX];
-	int i, v, n = 0, held = 0;
-
-	for (i = 0; i < op->map.n && op->lun->key; i++) {
-		dev = op->map.paths[i].dev;
-		if (!is_clean(op, dev))
-			continue;
-		v = probe(op, dev, op->lun->key);
-		held |= v == DONE;
-		if (v == CONFLICT)
-			bad[n++] = dev;
-		else if (v != DONE)
-			set_mark(op->lun, dev, MARK_GONE);
-	}
-	op->suspect = n > 0 && !held;
-	for (i = 0; held && i < n; i++)
-		is_ghost(op, bad[i]);
+	else if (v == DONE)
+		bring_all(op, op->key ? REGISTER : REGISTER_AND_IGNORE);
 }
 
 /* A path that came while it was not registered may have no size. */
@@ -2244,38 +2152,28 @@ find_sizes(struct op *op)
 			path_rescan(op->map.paths[i].dev);
 }
 
+/* What a command of the guest has begun is left as it is. */
 static void
 heal(struct op *op)
 {
-	const uint64_t key = op->lun->key;
+	const uint64_t was = op->lun->key, key = op->key, sa_key = op->sa_key;
+	const struct reply rp = *op->rp;
+	const int action = op->action;
 
-	if (op->lun->loaded && !op->lun->changing)
-		verify(op);
-	op->lun->loaded = (uint8_t)op->suspect; /* look once more */
+	op->action = REGISTER;
 	/* A change was cut off anywhere in it, or got no answer. */
 	if (op->lun->changing) {
-		doubt(op);
+		mark_all(op, MARK_TAINTED);
 		op->lun->holder = 0;
 	}
 	heal_once(op);
-	if (op->lun->key != key)
+	if (op->lun->key != was)
 		heal_once(op);
 	if (marked(op->lun, MARK_CLEAN) > 0 || op->lun->key == 0)
 		op->lun->changing = 0;
 	find_sizes(op);
 	ungate(op);
-}
-
-/* In the midst of a command of the guest. */
-static void
-heal_aside(struct op *op)
-{
-	const uint64_t key = op->key, sa_key = op->sa_key;
-	const struct reply rp = *op->rp;
-	const int action = op->action;
-
-	op->action = REGISTER;
-	heal(op);
+	sort_paths(op);
 	*op->rp = rp;
 	op->action = action;
 	op->key = key;
@@ -2287,30 +2185,18 @@ static void
 note_gone(struct op *op)
 {
 	struct mark *m;
-	int i, j;
 
-	for (i = 0; i < op->lun->n; i++) {
-		m = &op->lun->marks[i];
-		for (j = 0; j < op->map.n && op->map.paths[j].dev != m->dev;)
-			j++;
-		if (m->mark == MARK_CLEAN && j == op->map.n)
+	for (m = op->lun->marks; m < op->lun->marks + op->lun->n; m++)
+		if (m->mark == MARK_CLEAN && !find_path(&op->map, m->dev))
 			m->mark = MARK_GONE;
-	}
 }
 
 /* Which paths have this key? Those that have none, if it is 0. */
 static int
 find_key(struct op *op, uint64_t key)
 {
-	uint8_t params[PARAMS_LEN];
-	struct request rq;
-	int i, n = 0, found = 0;
+	int i, n = probe_those(op, is_new, key), found = 0;
 
-	make_out(op, &rq, params, REGISTER, 0, key, key);
-	for (i = 0; i < op->map.n; i++)
-		if (mark_of(op->lun, op->map.paths[i].dev) == MARK_NONE)
-			op->jobs[n++].dev = op->map.paths[i].dev;
-	send_all(op, n, &rq);
 	for (i = 0; i < n; i++) {
 		if (op->jobs[i].verdict != DONE)
 			continue;
@@ -2333,8 +2219,7 @@ learn(struct op *op)
 
 	if (count_key(op, 0) < 1)
 		return;
-	for (k = 0; k + KEY_LEN <= op->got - HEAD_LEN && n < PATHS_MAX;
-	     k += KEY_LEN) {
+	for (k = 0; k + KEY_LEN <= op->len && n < PATHS_MAX; k += KEY_LEN) {
 		key = get64(op->buf + HEAD_LEN + k);
 		for (j = 0; j < n && keys[j] != key; j++)
 			;
@@ -2360,17 +2245,16 @@ look_at(const char *wwid)
 {
 	struct job jobs[PATHS_MAX];
 	uint8_t buf[DATA_MAX];
+	struct reply rp = { .status = GOOD };
 	struct op op = {
 		.jobs = jobs,
 		.buf = buf,
+		.rp = &rp,
 		.action = REGISTER,
 		.end = now() + MPATH_TIME - UNDO_TIME,
 	};
-	struct reply rp;
 	int r;
 
-	op.rp = &rp;
-	proto_status(&rp, GOOD);
 	if (!(op.lun = state_get(wwid)))
 		return 1;
 	r = dm_look(op.lun->map, &op.map);
@@ -2411,18 +2295,13 @@ run_out(struct op *op)
 		[PREEMPT_AND_ABORT] = preempt,
 		[REGISTER_AND_IGNORE] = register_key,
 	};
-	int v;
 
 	if (op->lun->n == 0 && op->lun->key == 0 && !op->lun->changing)
 		learn(op);
 	/* A path that is not as it should be must not answer the guest. */
 	if (unclean(op) &&
-	    (op->lun->changing ||
-		(op->action != REGISTER_AND_IGNORE &&
-		    (op->action != REGISTER || op->key != 0)))) {
-		heal_aside(op);
-		sort_paths(op);
-	}
+	    (op->lun->changing || op->action != REGISTER_AND_IGNORE))
+		heal(op);
 	op->was = op->lun->key;
 	if (op->action == REGISTER_AND_IGNORE)
 		op->key = op->was; /* what the guest names does not count */
@@ -2432,20 +2311,7 @@ run_out(struct op *op)
 		proto_sense(op->rp, INVALID_FIELD);
 		return FINAL;
 	}
-	if ((op->action == REGISTER || op->action == REGISTER_AND_IGNORE) &&
-	    op->sa_key == 0)
-		return unregister(op);
-	v = commands[op->action](op);
-	if (v == AWAY && op->action == REGISTER && op->key == 0 &&
-	    unclean(op)) {
-		/* Perhaps the key that it has was removed, and that is why. */
-		heal_aside(op);
-		sort_paths(op);
-		op->was = op->lun->key;
-		op->anyway = 1; /* it does not expect to have one */
-		v = commands[op->action](op);
-	}
-	return v;
+	return commands[op->action](op);
 }
 
 static int
@@ -2487,18 +2353,14 @@ mpath_run(const struct request *rq, struct reply *rp)
 		.action = rq->cdb[1] & ACTION_MASK,
 		.end = now() + MPATH_TIME - UNDO_TIME,
 	};
-	int r, v;
+	int r;
 
 	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
 		op.end += SG_ABORT_TIME;
-	for (;;) {
-		r = dm_read(rq->fd, &op.map);
-		if (r != DM_MAP)
-			break;
+	while ((r = dm_read(rq->fd, &op.map)) == DM_MAP) {
 		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
 			return;
-		v = run_once(&op);
-		if (v != AWAY)
+		if (run_once(&op) != AWAY)
 			return;
 		/* Nothing was executed: a path may come back. */
 		if (!dm_queues(&op.map)) {

@@ -356,8 +356,7 @@ struct lun {
 	uint8_t ghosts; /* have the key: paths that are another nexus now */
 	dev_t map;      /* where its paths were last seen */
 	uint8_t aptpl;  /* as the guest last said: APTPL_ of the above */
-	dev_t holder;   /* the path that holds our reservation; 0: unknown, -1:
-			  we have none that a path holds */
+	dev_t holder;   /* the path that holds our reservation; 0: unknown */
 	uint8_t warned; /* of a type that is no good for several paths */
 	uint8_t loaded; /* as a predecessor knew it: to be verified */
 	int n;

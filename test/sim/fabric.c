@@ -265,6 +265,7 @@ static void
 settle(struct job *j, uint8_t how, uint32_t sense)
 {
 	j->how = how;
+	w.road[path_of(j->dev)].mute = how != SG_ANSWERED;
 	if (how != SG_ANSWERED)
 		proto_sense(&j->rp, sense);
 }
@@ -311,7 +312,7 @@ send_job(struct job *j)
 	f->serial = w.serial;
 	f->sent_at = f->run_at = w.clock;
 	f->end_at = w.clock + draw(2);
-	guest_sends(f);
+	guest_sends(path, f);
 	go_wrong(path, f, choose());
 	obstacles(path, f);
 	if (f->run_at == w.clock && happens(F_DOWN)) {
@@ -592,6 +593,7 @@ sg_batch(struct job *jobs, int n, const char *wwid, int patience)
 	int i, was, started = 0;
 
 	count_call();
+	w.rested = 0;
 	if (strcmp(wwid, unit))
 		violated("a command is for the logical unit of the map");
 	for (i = 0; i < n; i++)
@@ -627,6 +629,7 @@ wait_until(int64_t until)
 	count_call();
 	if (until - w.clock > SG_ABORT_TIME)
 		violated("nobody waits longer than for PREEMPT AND ABORT");
+	w.rested = 1;
 	if (until > w.clock)
 		while (happen(until))
 			;
@@ -635,7 +638,7 @@ wait_until(int64_t until)
 static int
 read_map(struct map *map)
 {
-	const struct road *r;
+	struct road *r;
 	struct path *p;
 	int i;
 
@@ -649,6 +652,9 @@ read_map(struct map *map)
 	map->group = 1;
 	for (i = 0; i < w.paths; i++) {
 		r = &w.road[i];
+		if (w.rested)
+			r->mute = 0; /* it begins again */
+		r->seen = !r->failed && !r->unlisted;
 		if (r->unlisted)
 			continue;
 		p = &map->paths[map->n++];
@@ -680,6 +686,18 @@ dm_look(dev_t dev, struct map *map)
 	return r;
 }
 
+/* Is there another path that seems to work, and has not fallen silent? */
+static int
+spare(int path)
+{
+	int i = 0;
+
+	while (i < w.paths &&
+	    (i == path || !w.road[i].seen || w.road[i].mute))
+		i++;
+	return i < w.paths;
+}
+
 /* A repeated message is no event. */
 int
 dm_use_path(const struct map *map, dev_t dev, int use)
@@ -696,6 +714,9 @@ dm_use_path(const struct map *map, dev_t dev, int use)
 	if (!use && !r->noted)
 		violated("what we fail was written down before: p%d",
 		    path + 1);
+	if (!use && !spare(path))
+		violated("no path is failed by us for one that does not "
+			 "answer: p%d", path + 1);
 	if (happens(F_SUSPENDED)) {
 		fabric_trouble(w.clock);
 		return -1;
@@ -707,6 +728,7 @@ dm_use_path(const struct map *map, dev_t dev, int use)
 		return 0;
 	r->failed = !use;
 	r->gated = !use;
+	r->seen &= (uint8_t)use;
 	if (!use && target_may(&w.lun, path, 1) && happens(F_WRITES))
 		r->writes_until = w.clock + 1 + draw(chance(800) ? 50 : 3000);
 	fabric_map_event();

@@ -40,7 +40,8 @@ static struct {
 	unsigned removing; /* these were, during this command */
 	unsigned before;   /* what it might have had when that began */
 	int lost;          /* who remembered it was killed */
-	uint64_t forgotten; /* these paths then, which were not there */
+	uint64_t forgotten; /* these paths had a key then, and still unknown */
+	int unknown;       /* there were such when the command began */
 	int entitled;      /* it knows that it is registered */
 	int registers;     /* its command, by this action; or 0 */
 	int action;        /* of the command, NOBODY: there is none */
@@ -89,6 +90,10 @@ history_begins(const struct request *rq)
 	h.removing = 0;
 	h.told = 0;
 	h.before = h.may;
+	for (i = 0; i < w.state.n; i++)
+		h.forgotten &=
+		    ~(1ull << minor(w.state.marks[i].dev) / 16);
+	h.unknown = h.forgotten != 0;
 	if (rq->cdb[0] == PR_CLEANUP) {
 		h.action = REGISTER_AND_IGNORE;
 		h.registers = 1;
@@ -311,7 +316,9 @@ check_key(void)
 	/* What was asked for is there, whoever did it. */
 	if (h.registers && !h.sa && (h.before & NONE))
 		return;
-	if (h.twin || h.forgotten)
+	if (h.unknown)
+		h.may |= set_of(h.key);
+	if (h.twin || h.unknown)
 		return;
 	if (!(set_of(h.key) & (h.before | (h.removing ? NONE : 0))))
 		violated("no command is GOOD with another key than the "
@@ -360,7 +367,7 @@ history_killed(void)
 		h.entitled = 0;
 	h.lost |= w.forgetful;
 	for (i = 0; w.forgetful && i < w.paths; i++)
-		if (w.lun.nexus[i].key && !fabric_usable(i))
+		if (w.lun.nexus[i].key)
 			h.forgotten |= 1ull << i;
 	h.action = NOBODY;
 	h.registers = 0;

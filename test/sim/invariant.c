@@ -36,7 +36,8 @@ enum {
 
 /* The guest's command, and what was seen since it began. */
 static struct {
-	int out;    /* it is a PERSISTENT RESERVE OUT with a whole list */
+	int in;     /* it is a PERSISTENT RESERVE IN */
+	int out;    /* ... an OUT with a whole list */
 	int action; /* of it, or NOBODY; CLEANUP counts as an unregistration */
 	uint64_t key, sa;
 	int type;
@@ -48,7 +49,9 @@ static struct {
 	int cut;             /* a payload was, on the way to prhelper */
 	uint64_t remembered; /* key, at its begin */
 	int known;           /* ... and just where it is registered */
+	int misled;            /* ... and another's counts as ours */
 	int unclean;           /* ... and not where it should be */
+	int tainted;           /* ... and on some path may have come late */
 	int changing;          /* ... and is not known for sure */
 	int marks;             /* ... of so many paths something */
 	int hindered;          /* some command of ours, or its answer */
@@ -202,27 +205,35 @@ observe(void)
 }
 
 /*
- * All nexuses with the key that is remembered are paths marked as clean, or
- * noted as what such paths were before.
+ * How many nexuses with the key that is remembered are neither paths marked as
+ * clean, nor noted as what such paths were before?
  */
-int
-record_whole(void)
+static int
+unrecorded(void)
 {
 	int i, n = -w.state.ghosts;
 
-	if (!w.state.key)
-		return 0;
 	for (i = 0; i < w.lun.n; i++)
 		n += w.lun.nexus[i].key == w.state.key;
 	for (i = 0; i < w.state.n; i++)
 		n -= w.state.marks[i].mark == MARK_CLEAN ||
 		    w.state.marks[i].mark == MARK_GONE;
-	return n == 0;
+	return n;
+}
+
+int
+record_whole(void)
+{
+	return w.state.key && unrecorded() == 0;
 }
 
 static void
 count_anew(void)
 {
+	int i;
+
+	for (i = 0; i < w.paths; i++)
+		w.road[i].mute = 0;
 	w.serial++;
 	w.calls = w.sent = 0;
 }
@@ -246,6 +257,7 @@ guest_begins(const struct request *rq)
 
 	memset(&c, 0, offsetof(__typeof__(c), moment));
 	c.action = NOBODY;
+	c.in = rq->cdb[0] == PR_IN;
 	c.out = rq->cdb[0] == PR_OUT && rq->len >= PARAMS_LEN;
 	if (rq->cdb[0] == PR_OUT)
 		c.action = rq->cdb[1] & ACTION_MASK;
@@ -260,7 +272,10 @@ guest_begins(const struct request *rq)
 	c.was = w.lun;
 	c.remembered = w.state.key;
 	c.known = record_whole() && !history_lost();
+	c.misled = others_have(&w.lun, w.state.key) && record_whole();
 	c.unclean = unclean();
+	for (i = 0; i < w.state.n; i++)
+		c.tainted |= w.state.marks[i].mark == MARK_TAINTED;
 	c.changing = w.state.changing;
 	c.marks = w.state.n;
 	for (i = 0; i < w.paths; i++) {
@@ -336,7 +351,7 @@ holder_known(int path)
 {
 	dev_t dev = w.state.holder;
 
-	return dev && dev != (dev_t)-1 && (int)minor(dev) / 16 == path;
+	return dev && (int)minor(dev) / 16 == path;
 }
 
 /* Until then a write through a sibling without a key would be refused. */
@@ -402,12 +417,14 @@ check_others_keys(const struct flight *f)
 static void
 check_others_reservation(const struct flight *f)
 {
-	int all = b.type == 7 || b.type == 8;
+	int i, others = 0, all = b.type == 7 || b.type == 8;
 
 	if (b.holder == NOBODY ||
 	    (w.lun.holder == b.holder && w.lun.type == b.type))
 		return;
-	if (all && (w.lun.nreg == 0 || f->action == RELEASE ||
+	for (i = w.paths; i < w.paths + w.others; i++)
+		others |= b.key[i] != 0;
+	if (all && (!others || w.lun.nreg == 0 || f->action == RELEASE ||
 	    (w.lun.holder != NOBODY && w.lun.type == b.type)))
 		return;
 	if ((all || !ours(b.holder)) && !may_remove(f, b.key[b.holder]) &&
@@ -445,10 +462,14 @@ after(int path, const struct flight *f)
 	check_others_reservation(f);
 	if (!late)
 		check_gives_up_first();
-	if (w.looks && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
+	/* What comes late may have been sent before the guest said so. */
+	if (w.looks && !late && w.lun.nreg && f->rq.cdb[0] == PR_OUT &&
 	    f->rp.status == GOOD &&
 	    (f->rq.cdb[1] == REGISTER || f->rq.cdb[1] == REGISTER_AND_IGNORE) &&
-	    w.lun.aptpl != w.aptpl)
+	    w.lun.aptpl != w.aptpl &&
+	    /* Killed before the guest's first one was over: it will be
+	       repeated. */
+	    (w.state.aptpl != APTPL_UNKNOWN || history_lost()))
 		violated("APTPL is as the guest wants it after each REGISTER "
 			 "of ours");
 	for (i = 0; i < w.paths; i++)
@@ -513,6 +534,9 @@ check_form(const struct request *rq, const struct reply *rp)
 			 "length");
 	if (w.lent)
 		violated("what was borrowed is given back, once");
+	if (proto_sense_of(rp->sense) >> 8 == 0x0204)
+		violated("that a path is in standby, or in transition, is no "
+			 "answer");
 	if (proto_sense_of(rp->sense) == COMMAND_TIMEOUT && !c.hindered)
 		violated("a time-out is told if there was one only");
 }
@@ -666,10 +690,6 @@ check_unregistered(void)
 		if (sound(i) && w.lun.nexus[i].key)
 			violated("after an unregistration no sound path has "
 				 "a key: p%d", i + 1);
-	if (plain() && c.remembered && !c.unclean && !unclean() &&
-	    w.state.holder != (dev_t)-1)
-		violated("after an unregistration of all paths it is known "
-			 "that none holds the reservation");
 	if (c.out && ours(holder) && !target_all(&c.was) &&
 	    held(&c.was, key) && held(&w.lun, key) &&
 	    (sound(holder) || can_rescue()))
@@ -684,7 +704,8 @@ check_reserved(void)
 
 	if (c.action != RESERVE)
 		return;
-	if (!c.reserved && !others_have(&w.lun, c.key))
+	if (!c.reserved && !others_have(&w.lun, c.key) &&
+	    !others_have(&c.was, c.key))
 		violated("RESERVE is GOOD if the reservation was there, of "
 			 "that type and ours");
 	if (!calm() || others_have(&w.lun, c.key))
@@ -947,14 +968,40 @@ check_conflict(const struct request *rq, const struct reply *rp)
 	}
 }
 
+/* The holder may reserve again: so may the guest, whatever path that is. */
+static void
+check_own(const struct reply *rp)
+{
+	if (c.action == RESERVE && rp->status == RESERVATION_CONFLICT &&
+	    c.known && c.key == c.remembered && !c.changes &&
+	    ours(c.was.holder) && held(&c.was, c.key) && held(&w.lun, c.key) &&
+	    c.was.type == c.type && w.lun.type == c.type)
+		violated("RESERVE of what is the guest's already is no "
+			 "conflict");
+}
+
 /* While prhelper sends */
 
+/* The first path that an IN goes to. */
+static void
+check_first(int path)
+{
+	int i;
+
+	for (i = 0; w.road[path].failed && i < w.paths; i++)
+		if (fabric_usable(i) && !w.road[i].failed)
+			violated("an IN does not go to a path that has failed "
+				 "first: p%d", path + 1);
+}
+
 void
-guest_sends(const struct flight *f)
+guest_sends(int path, const struct flight *f)
 {
 	static const uint8_t reserved[] = { 16, 17, 18, 19, 21, 22, 23 };
 	size_t i;
 
+	if (c.in && w.sent == 1)
+		check_first(path);
 	if (f->rq.cdb[0] != PR_OUT || f->rq.len != PARAMS_LEN)
 		return;
 	for (i = 0; i < sizeof(reserved); i++)
@@ -1008,7 +1055,7 @@ check_holder(void)
 	    !ours(holder) || holder >= w.paths)
 		return;
 	if (w.lun.nexus[holder].key == w.state.key &&
-	    (dev == (dev_t)-1 || (int)minor(dev) / 16 != holder))
+	    (int)minor(dev) / 16 != holder)
 		violated("who holds our reservation is the path that is "
 			 "remembered to hold it: p%d", holder + 1);
 }
@@ -1080,6 +1127,14 @@ one_nexus(struct target *t, const struct target *from)
 	return first;
 }
 
+/* A node with our key holds it, and it is taken for a path that went. */
+static int
+misled(void)
+{
+	return c.misled && c.was.holder != NOBODY &&
+	    c.was.nexus[c.was.holder].key == c.remembered;
+}
+
 static int
 type_known(int type)
 {
@@ -1110,15 +1165,24 @@ excused(const struct request *rq, const struct reply *rp)
 		return sense >> 16 == 5 ||
 		    (ours(c.was.holder) && !c.up[c.was.holder]);
 	/* Nothing tells a ghost from a node with our key. */
-	if (ours(c.was.holder) && c.was.holder >= w.paths)
+	if (misled() || (ours(c.was.holder) && c.was.holder >= w.paths))
+		return 1;
+	/* It forgets the holder's key, until a probe of ours tells it. */
+	if (w.lun.kind == SPDK && action == RELEASE && ours(c.was.holder) &&
+	    !c.was.crkey)
+		return 1;
+	/* What came late may be a removed key: a path that knows is away. */
+	if (c.tainted && (rp->status == BUSY || sense == LU_COMM_FAILURE))
 		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
 	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
 		return 1;
 	/* Is it held by a path that is away, or by a node with our key? */
 	if (action == RELEASE && !c.known && c.was.holder != NOBODY &&
-	    c.was.nexus[c.was.holder].key == c.key)
-		return rp->status == BUSY || rp->status == CHECK_CONDITION;
+	    (c.was.nexus[c.was.holder].key == c.key ||
+		c.was.nexus[c.was.holder].key == c.remembered))
+		return rp->status == BUSY || rp->status == CHECK_CONDITION ||
+		    !c.up[c.was.holder];
 	if (!ours(c.was.holder))
 		return 0;
 	/* Who does not hold it hears of a conflict before an invalid type. */
@@ -1176,9 +1240,7 @@ check_state(const struct target *one, int first)
 	same = one->holder == t->holder ||
 	    (one->holder == first && ours(t->holder)) ||
 	    (target_all(one) && target_all(t));
-	/* Nothing tells that it is another node's. */
-	if (c.was.holder != NOBODY && !ours(c.was.holder) &&
-	    passes_for_ours(c.was.nexus[c.was.holder].key))
+	if (misled())
 		return;
 	/* A type that there is not stays only where it is. */
 	if (one->holder != NOBODY && !type_known(one->type))
@@ -1246,6 +1308,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_elsewhere(rp);
 		check_waited(rp);
 		check_conflict(rq, rp);
+	check_own(rp);
 	}
 	if (!w.reborn) {
 		check_record();

@@ -201,7 +201,7 @@ show(void)
 {
 	static const char *const states[] = { "", "(off)", "(blocked)" };
 	static const char *const marks[] = { "unknown", "clean", "to set",
-		"to clear", "gone", "tainted" };
+		"to clear", "gone", "robbed", "tainted" };
 	char line[NEXUS_MAX * 40], *p = line;
 	struct mark *m;
 	int i;
@@ -227,9 +227,8 @@ show(void)
 		p += sprintf(p, ", changing from %llx",
 		    (unsigned long long)w.state.old);
 	if (w.state.holder)
-		p += w.state.holder == (dev_t)-1 ?
-		    sprintf(p, ", no holder") :
-		    sprintf(p, ", holder p%u", minor(w.state.holder) / 16 + 1);
+		p += sprintf(p, ", holder p%u",
+		    minor(w.state.holder) / 16 + 1);
 	for (m = w.state.marks; m < w.state.marks + w.state.n; m++)
 		p += sprintf(p, " p%u %s%s", minor(m->dev) / 16 + 1,
 		    m->mark < LEN(marks) ? marks[m->mark] : "other",

@@ -151,6 +151,8 @@ struct road {
 	uint8_t noted;     /* prhelper has written down that it did */
 	uint8_t group;     /* 0 is the current one */
 	uint8_t standby;
+	uint8_t seen; /* as active, when the map was read */
+	uint8_t mute; /* in this command it did not answer */
 	uint8_t touched;   /* in this command: TOUCHED, HELD_UP */
 	uint8_t disturbed; /* its key was changed by somebody else */
 	int64_t busy_until, full_until, alua_until, attention_until;
@@ -175,6 +177,7 @@ struct world {
 	struct lun saved;     /* ... what its successor would */
 	int moved;            /* by others, or late: the reservation */
 	int lent;             /* it has it now */
+	int rested;           /* it has, since it sent something */
 	int forgetful;        /* there is no state directory */
 	int looks;            /* it looks by itself */
 	int faultless;        /* commands never fail */
@@ -277,7 +280,7 @@ void before(void);
 void after(int path, const struct flight *);
 void after_other(void);
 /* A command of ours is sent; has come back with an answer; is given up. */
-void guest_sends(const struct flight *);
+void guest_sends(int path, const struct flight *);
 void guest_answered(const struct flight *);
 void guest_gives_up(const struct flight *);
 /* A command of ours was lost, or the system has no means for it. */
