@@ -97,7 +97,6 @@ struct op {
 	int gone;     /* the key before was removed by another node */
 	int blind;    /* keys are put where there was none, or any */
 	int reset;    /* a path was, and may have lost its key: the ASC */
-	int silent;   /* paths that may have the key, but did not answer */
 	int listed; /* before: how often the key to be removed was registered */
 	struct reply last;   /* of the last send_to() */
 	struct job *jobs;    /* PATHS_MAX; only what is used is touched */
@@ -116,7 +115,7 @@ trace_step(dev_t dev, const char *what)
 static int move_holder(struct op *, int);
 static int reserved(struct op *);
 static int proven(struct op *);
-static int ask_siblings(struct op *, int);
+static int ask_siblings(struct op *);
 
 /* Do all registrants hold a reservation of this type? */
 static int
@@ -1563,7 +1562,7 @@ has_again(struct op *op, int aptpl)
 {
 	return op->sa_key == op->was && op->key == op->was &&
 	    aptpl == guest_aptpl(op) && !op->reset &&
-	    is_clean(op, op->canary) && ask_siblings(op, 0) == DONE &&
+	    is_clean(op, op->canary) && ask_siblings(op) == DONE &&
 	    proven(op) > 0;
 }
 
@@ -1866,8 +1865,6 @@ rebuild(struct op *op)
 	begin(op, op->key);
 	for (i = 0, v = LOST; i < ROUNDS_MAX && v <= ELSEWHERE; i++)
 		v = send_out(op, op->canary, RESERVE, type, op->key, 0);
-	if (v == DONE && !all_hold(type))
-		op->lun->holder = op->canary;
 	bring_all(op, REGISTER);
 	return v == DONE ? good(op) : conflict(op);
 }
@@ -1998,26 +1995,25 @@ unclean(struct op *op)
 
 /*
  * Ask the siblings that have the key whether it is still registered. One that
- * a predecessor took for clean may be another nexus by now, if the key has not
- * been removed; if it does not answer, it is like one that was not in the map.
- * Other paths, so many, may have the key, too, and do not count.
+ * a predecessor took for clean may be another nexus by now; if it does not
+ * answer, it is like one that was not in the map. LOST: those that can be
+ * asked have it no more, but not all can be asked.
  */
 static int
-ask_siblings(struct op *op, int others)
+ask_siblings(struct op *op)
 {
 	const struct job *j;
-	int n = probe_those(op, is_clean, op->key);
+	int n = probe_those(op, is_clean, op->key), lost = 0;
+	int had = marked(op->lun, MARK_CLEAN) + marked(op->lun, MARK_GONE);
 	dev_t has = with_verdict(op, n, DONE);
-	int lost = with_verdict(op, n, CONFLICT) && !has, listed;
 
-	if (lost && op->lun->loaded) {
-		listed = count_key(op, op->key);
-		if (listed < 0 || (listed > 0 && op->silent))
-			return LOST;
-		lost = listed != recorded(op->lun) + others;
-	}
 	for (j = op->jobs; j < op->jobs + n; j++)
-		if (j->verdict == CONFLICT && !lost && op->lun->loaded)
+		lost += j->verdict == CONFLICT;
+	if (lost && !has && op->lun->loaded && lost < had &&
+	    count_key(op, op->key) != 0)
+		return LOST;
+	for (j = op->jobs; j < op->jobs + n; j++)
+		if (j->verdict == CONFLICT && has && op->lun->loaded)
 			is_ghost(op, j->dev);
 		else if (j->verdict == CONFLICT)
 			set_mark(op->lun, j->dev, MARK_ROBBED);
@@ -2060,12 +2056,14 @@ reachable(struct op *op, dev_t *holding, int *holds)
 	int mark, reached = 0, n = probe_those(op, astray, op->key);
 
 	*holding = with_verdict(op, n, DONE);
-	*holds = op->silent = 0;
+	*holds = 0;
 	for (j = op->jobs; j < op->jobs + n; j++) {
 		reached |= j->verdict > LOST;
-		op->silent += j->verdict <= LOST;
 		mark = mark_of(op->lun, j->dev);
-		*holds += j->verdict == DONE && mark != MARK_TAINTED;
+		if (mark == MARK_GONE && j->verdict == DONE && op->lun->loaded)
+			set_mark(op->lun, j->dev, MARK_CLEAN);
+		else
+			*holds += j->verdict == DONE && mark != MARK_TAINTED;
 		if (mark == MARK_ROBBED && j->verdict == DONE)
 			set_mark(op->lun, j->dev, MARK_SET); /* from us */
 		if (op->key == 0 || j->verdict != CONFLICT)
@@ -2087,7 +2085,7 @@ static int
 ask_key(struct op *op, dev_t holding, int holds)
 {
 	int n, known, may = holds + marked(op->lun, MARK_TAINTED);
-	int clean = marked(op->lun, MARK_CLEAN), v = ask_siblings(op, may);
+	int clean = marked(op->lun, MARK_CLEAN), v = ask_siblings(op);
 	struct mark *m;
 
 	if (v != AWAY)

@@ -558,5 +558,8 @@ history_settled(void)
 		if (fabric_usable(i) && !(h.forgotten & 1ull << i) &&
 		    !anothers(w.lun.nexus[i].key))
 			has |= set_of(w.lun.nexus[i].key);
+	/* A successor waits for paths that had the key and cannot be asked. */
+	if (w.state.loaded && has == NONE)
+		return 1;
 	return (has & (has - 1)) == 0 && (has & ~h.may) == 0;
 }

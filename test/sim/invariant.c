@@ -641,6 +641,22 @@ check_joined(void)
 }
 
 /*
+ * Could a path be asked that has the key? If not, who came after a helper that
+ * was killed cannot know whether all paths are other nexuses, or the guest has
+ * moved to another host, with its key.
+ */
+static int
+can_tell(void)
+{
+	int i = 0;
+
+	while (i < w.paths &&
+	    !(c.up[i] && c.was.nexus[i].key == c.remembered))
+		i++;
+	return i < w.paths;
+}
+
+/*
  * The key that changes is ours alone: then what had the old one, dead paths and
  * ghosts, too, has it no more, and so cannot hold the reservation with it.
  */
@@ -651,7 +667,7 @@ check_ghosts(void)
 
 	if (!registers() || !c.sa || !c.remembered || c.sa == c.remembered ||
 	    !c.known || c.changing || others_have(&c.was, c.remembered) ||
-	    !plain())
+	    !can_tell() || !plain())
 		return;
 	for (i = 0; i < w.lun.n; i++)
 		if (ours(i) && w.lun.nexus[i].key == c.remembered)
@@ -973,7 +989,7 @@ static void
 check_own(const struct reply *rp)
 {
 	if (c.action == RESERVE && rp->status == RESERVATION_CONFLICT &&
-	    c.known && c.key == c.remembered && !c.changes &&
+	    c.known && c.key == c.remembered && !c.changes && can_tell() &&
 	    ours(c.was.holder) && held(&c.was, c.key) && held(&w.lun, c.key) &&
 	    c.was.type == c.type && w.lun.type == c.type)
 		violated("RESERVE of what is the guest's already is no "
