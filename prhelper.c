@@ -351,6 +351,20 @@ reclaim(void)
 	}
 }
 
+/*
+ * All guests of a host may have one uid: it gets most of the table, but no uid
+ * keeps the others out. Root could do that anyway.
+ */
+static int
+has_share(uid_t uid)
+{
+	int i, n = 0;
+
+	for (i = 0; i < top; i++)
+		n += clients[i].sock >= 0 && clients[i].uid == uid;
+	return uid == 0 || n < slots - slots / OTHERS_SHARE;
+}
+
 static void
 add_client(int i, int sock)
 {
@@ -362,7 +376,7 @@ add_client(int i, int sock)
 	getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len);
 	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
 	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
-	if (proto_greet(sock) != IO_DONE) {
+	if (!has_share(cred.uid) || proto_greet(sock) != IO_DONE) {
 		close(sock);
 		return;
 	}

@@ -18,6 +18,7 @@ enum {
 /* How many and how long; milliseconds where not said otherwise. */
 enum {
 	CLIENTS_MAX = 1280,       /* 1,024 idle guests and room to spare */
+	OTHERS_SHARE = 8,         /* one uid leaves 1/8 of it to others */
 	FD_RESERVE = 16,          /* descriptors that are not for clients */
 	WORKER_STACK = 64 * 1024, /* bytes; DATA_MAX and a line, twice */
 	PARK_TIME = 10000,        /* an idle worker leaves after this */

@@ -29,6 +29,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -46,6 +47,11 @@ enum {
 	KILLTIME = 10000,   /* ms: libvirt's from SIGTERM to SIGKILL */
 	THREADS = 64,
 	PERTHREAD = 4,
+	IDLE = 1024,
+	SHARE = MAXCLIENTS - MAXCLIENTS / 8, /* of one uid */
+	NOBODY = 65534,
+	CHURN = 100000,     /* connections, or as many as CHURN says */
+	SMALL = 1024 * 1024, /* RLIMIT_AS: room for three threads or so */
 	RESTARTS = 20,
 };
 
@@ -163,30 +169,31 @@ fds_settle(const struct helper *h)
 }
 
 static void
-exec_helper(const char *path, rlim_t nofile, int inherited)
+exec_helper(const char *path, int what, rlim_t max, int inherited)
 {
-	struct rlimit rl = { nofile, nofile };
+	struct rlimit rl = { max, max };
 	int fd;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (nofile)
-		setrlimit(RLIMIT_NOFILE, &rl);
 	fd = open("log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	dup2(fd, 2);
 	dup2(devnull, 0);
 	dup2(devnull, 1);
 	while (inherited-- > 0)
 		dup(devnull);
+	if (max)
+		setrlimit(what, &rl);
 	execl(prhelper, prhelper, "-k", path, (char *)NULL);
 	_exit(127);
 }
 
 static void
-launch(struct helper *h, const char *name, rlim_t nofile, int inherited)
+launch(struct helper *h, const char *name, int what, rlim_t max,
+    int inherited)
 {
 	snprintf(h->sock, sizeof(h->sock), "%s/%s", dir, name);
 	if ((h->pid = fork()) == 0)
-		exec_helper(h->sock, nofile, inherited);
+		exec_helper(h->sock, what, max, inherited);
 }
 
 /* 1 if it exits with status 0, and soon enough for libvirt. */
@@ -260,12 +267,13 @@ served(int fd)
 
 /* Starts a helper and notes what it has open with one client that is quiet. */
 static int
-start_with(struct helper *h, const char *name, rlim_t nofile, int inherited)
+start_with(struct helper *h, const char *name, int what, rlim_t max,
+    int inherited)
 {
 	long long end = now_ms() + SOON;
 	int fd, r;
 
-	launch(h, name, nofile, inherited);
+	launch(h, name, what, max, inherited);
 	while ((fd = hello(h->sock)) < 0 && now_ms() < end)
 		msleep(5);
 	r = served(fd);
@@ -278,7 +286,7 @@ start_with(struct helper *h, const char *name, rlim_t nofile, int inherited)
 static int
 start(struct helper *h, const char *name)
 {
-	return start_with(h, name, 0, 0);
+	return start_with(h, name, 0, 0, 0);
 }
 
 /* The server closes within ms and does not say anything before. */
@@ -641,10 +649,18 @@ flood(int fd)
 	return n;
 }
 
+/* How much may the helper grow, in kB? See sanitize.t. */
+static long
+growth(void)
+{
+	const char *max = getenv("GROWTH");
+
+	return max ? atol(max) : 4096;
+}
+
 static const char *
 t_never_read(void)
 {
-	const char *max = getenv("GROWTH");	/* kB; see sanitize.t */
 	int bad[16], i, fd = hello(sock);
 	long rss;
 
@@ -663,8 +679,7 @@ t_never_read(void)
 	for (i = 0; i < (int)LEN(bad); i++)
 		close(bad[i]);
 	close(fd);
-	return rss > (max ? atol(max) : 4096) ?
-		why("grown by %ld kB", rss) : NULL;
+	return rss > growth() ? why("grown by %ld kB", rss) : NULL;
 }
 
 static const char *
@@ -787,15 +802,17 @@ full(const struct helper *h, int *fds, int max)
 	return NULL;
 }
 
+/* 1: as it should be, 2: BUSY. */
 static int
 busy_or_answered(int fd)
 {
 	char line[LINEMAX];
 	struct answer a;
 
-	return readanswer(fd, in, &a, SOON) == 0 &&
-	    (!strcmp(answer_line(line, &a, 0), want) ||
-	    !strcmp(line, "08 - -"));
+	if (readanswer(fd, in, &a, SOON))
+		return 0;
+	return !strcmp(answer_line(line, &a, 0), want) ? 1 :
+	    !strcmp(line, "08 - -") ? 2 : 0;
 }
 
 /*
@@ -808,13 +825,13 @@ t_starved(void)
 	int fds[LOWCLIENTS + 5], n, i, r = 1;
 	struct helper h;
 
-	if (start_with(&h, "starved", LOWLIMIT, INHERITED))
+	if (start_with(&h, "starved", RLIMIT_NOFILE, LOWLIMIT, INHERITED))
 		return "the helper does not start";
 	n = fill(h.sock, fds, LOWCLIENTS, 1);
 	for (i = 0; i < n; i++)
 		r &= ask(fds[i], in, devnull) == 0;
 	for (i = 0; i < n; i++)
-		r &= busy_or_answered(fds[i]);
+		r &= busy_or_answered(fds[i]) > 0;
 	if (spins(&h))
 		return "the helper spins";
 	if (n < 4 || !r)
@@ -852,7 +869,7 @@ t_full_low(void)
 	const char *bad;
 	struct helper h;
 
-	if (start_with(&h, "low", LOWLIMIT, 0))
+	if (start_with(&h, "low", RLIMIT_NOFILE, LOWLIMIT, 0))
 		return "the helper does not start";
 	bad = full(&h, fds, LOWCLIENTS);
 	if (!bad)
@@ -874,6 +891,133 @@ t_full(void)
 	if (rl.rlim_cur < 2 * MAXCLIENTS + 64)
 		return "SKIP the limit of open files is too low";
 	return full(&main_helper, fds, MAXCLIENTS);
+}
+
+/* Under attack */
+
+/* All is served with 1,024 who say nothing beside it. */
+static const char *
+t_idle_crowd(void)
+{
+	static int fds[IDLE];
+	const char *bad;
+	int i, n;
+
+	for (n = 0; n < IDLE && (fds[n] = hello(sock)) >= 0; n++)
+		;
+	bad = n < IDLE ? why("no connection %d", n) : t_many();
+	for (i = 0; i < n && !bad; i += 100)
+		if (!served(fds[i]))
+			bad = why("idle client %d is not served any more", i);
+	close_all(fds, n);
+	return bad;
+}
+
+/* Connects as often as it may, as somebody else, and holds on: how many. */
+static void
+hold_on(int told, int until)
+{
+	static int fds[MAXCLIENTS];
+	char c;
+	int n = 0;
+
+	if (setuid(NOBODY))
+		_exit(1);
+	while (n < MAXCLIENTS && (fds[n] = hello(sock)) >= 0)
+		n++;
+	write(told, &n, sizeof(n));
+	read(until, &c, 1);
+	_exit(0);
+}
+
+static const char *
+t_one_uid(void)
+{
+	int n = 0, fd, r, told[2], until[2];
+	pid_t pid;
+
+	if (getuid() != 0 || chmod(dir, 0711) || chmod(sock, 0777))
+		return "SKIP only root can be somebody else";
+	pipe(told);
+	pipe(until);
+	if ((pid = fork()) == 0) {
+		close(until[1]);
+		hold_on(told[1], until[0]);
+	}
+	close(told[1]);
+	if (read(told[0], &n, sizeof(n)) != sizeof(n))
+		n = -1;
+	fd = hello(sock);
+	r = fd >= 0 && served(fd);
+	close(fd);
+	close(told[0]);
+	close(until[0]);
+	close(until[1]);
+	waitpid(pid, NULL, 0);
+	if (n != SHARE)
+		return why("%d connections of one uid, not %d", n, SHARE);
+	return r ? NULL : "another uid was not served";
+}
+
+/* Connect and go: at once, after half the handshake, a CDB, a request. */
+static const char *
+t_churn(void)
+{
+	const char *s = getenv("CHURN");
+	long n = s ? atol(s) : CHURN, i, rss = 0;
+	int fd;
+
+	for (i = 0; i < n; i++) {
+		if (i == n / 10)
+			rss = status_of(main_helper.pid, "VmRSS");
+		if ((fd = i % 4 > 1 ? hello(sock) : dial(sock)) < 0)
+			return why("no connection %ld", i);
+		if (i % 4 == 1)
+			writen(fd, param, 2);
+		if (i % 4 == 2)
+			sendfds(fd, out, CDBLEN, &devnull, 1);
+		if (i % 4 == 3)
+			ask(fd, in, devnull);
+		close(fd);
+	}
+	fd = hello(sock);
+	if (!served(fd))
+		return "nobody is served afterwards";
+	close(fd);
+	rss = status_of(main_helper.pid, "VmRSS") - rss;
+	return rss > growth() ? why("grown by %ld kB", rss) : NULL;
+}
+
+/* There is no memory for threads: BUSY, and service when there is again. */
+static const char *
+t_no_threads(void)
+{
+	int fds[THREADS], i, n[3] = { 0 };
+	struct helper h;
+	long long end;
+
+	if (getenv("GROWTH"))
+		return "SKIP who watches himself needs memory";
+	if (start_with(&h, "nothreads", RLIMIT_AS, SMALL, 0))
+		return "the helper does not start";
+	for (i = 0; i < THREADS; i++)
+		fds[i] = hello(h.sock);
+	for (i = 0; i < THREADS; i++)
+		if (ask(fds[i], in, devnull))
+			return "a request could not be sent";
+	for (i = 0; i < THREADS; i++)
+		n[busy_or_answered(fds[i])]++;
+	if (n[0] || !n[1] || !n[2])
+		return why("%d answered, %d BUSY, %d neither", n[1], n[2],
+		    n[0]);
+	/* A thread stays with its connection for a second. */
+	for (i = 0; i < THREADS; i++)
+		for (end = now_ms() + SOON; !request(fds[i], in, devnull);
+		    msleep(50))
+			if (now_ms() > end)
+				return "no service afterwards";
+	close_all(fds, THREADS);
+	return stop(&h) ? NULL : "no clean end";
 }
 
 /* What takes time; these run side by side, each in a thread. */
@@ -1060,7 +1204,7 @@ s_silent_crowd(void)
 	const char *bad = NULL;
 	struct helper h;
 
-	if (start_with(&h, "crowd", LOWLIMIT, 0))
+	if (start_with(&h, "crowd", RLIMIT_NOFILE, LOWLIMIT, 0))
 		return "the helper does not start";
 	n = fill(h.sock, fds, LOWCLIENTS + 1, 0);
 	if (n > LOWCLIENTS)
@@ -1208,7 +1352,7 @@ t_restart(void)
 		clean += stop(&restarted);
 		if (now_ms() - began > longest)
 			longest = now_ms() - began;
-		launch(&restarted, "restart", 0, 0);
+		launch(&restarted, "restart", 0, 0, 0);
 	}
 	msleep(100);
 	done = 1;
@@ -1262,6 +1406,9 @@ static const struct test tests[] = {
 	{ "clients that never read", t_never_read },
 	{ "256 connections, 64 busy", t_many },
 	{ "table full: 1280 clients", t_full },
+	{ "1,024 idle connections, and 256, 64 of them busy", t_idle_crowd },
+	{ "one uid leaves room for others", t_one_uid },
+	{ "connections that come and go", t_churn },
 };
 
 static const struct test slow[] = {
@@ -1286,6 +1433,7 @@ static const struct test own[] = {
 	{ "table full: few descriptors allowed", t_full_low },
 	{ "no descriptors left for a disk", t_starved },
 	{ "20 restarts under load", t_restart },
+	{ "no memory for threads", t_no_threads },
 };
 
 static const struct test last[] = {
