@@ -1399,27 +1399,31 @@ bring_all(struct op *op, int action)
 		retreat(op, 1);
 }
 
-/* Paths that came while we were busy get the key, too. */
+/*
+ * Paths that came while we were busy get the key, too; but not those of another
+ * logical unit, if the map leads there by now.
+ */
 static int
 catch_up(struct op *op)
 {
-	struct map old = op->map;
+	struct map map;
 	struct path *p, *was;
 	int new, round, r = BROUGHT;
 
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
-		if (dm_read(op->rq->fd, &op->map) != DM_MAP)
+		if (dm_read(op->rq->fd, &map) != DM_MAP ||
+		    strcmp(map.wwid, op->map.wwid) != 0)
 			break;
 		new = 0;
-		for (p = op->map.paths; p < op->map.paths + op->map.n; p++) {
-			was = find_path(&old, p->dev);
+		for (p = map.paths; p < map.paths + map.n; p++) {
+			was = find_path(&op->map, p->dev);
 			p->mute = was && was->mute;
 			new |= !p->mute && !is_clean(op, p->dev);
 		}
+		op->map = map;
 		if (!new)
 			break;
 		r = bring(op, REGISTER, 0, op->sa_key);
-		old = op->map;
 	}
 	return r == PREEMPTED ? r : BROUGHT;
 }
