@@ -1,0 +1,120 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# Many at once: fifty clients of a disk that hangs, beside a guest that goes on;
+# then requests without end on a plain disk and on a map whose paths come and
+# go, each answer checked from a nexus of its own (../../siege.c). What the
+# helper needs for it, it gives back.
+# vm: -m 2048 -t 1500
+
+# shellcheck source=test/vm/lib.sh
+. /lib.sh
+
+requests=20000
+! long || requests=1000000
+
+without_alua
+lun b
+lun c
+plain=$(path b)
+plain_witness=$(path b)
+four_paths
+iscsi_export c 127.0.0.3
+hung=$(iscsi_login us c 127.0.0.3)
+ok 'the helper starts' start_helper
+
+# needs: print threads, descriptors and kB that the helper has
+needs() {
+	echo "$(status "$helper_pid" Threads)" \
+		"$(find "/proc/$helper_pid/fd" ! -type d | wc -l)" \
+		"$(status "$helper_pid" VmRSS | sed 's/ kB//')"
+}
+
+# few_threads: all but those who wait for the next one have left
+few_threads() {
+	[ "$(status "$helper_pid" Threads)" -le "$threads" ]
+}
+
+# as_before MAX: in the end it needs what it did, and MAX kB more at most
+as_before() {
+	within 30 few_threads || :
+	# shellcheck disable=SC2046 # three words
+	set -- "$1" $(needs)
+	is "$2 $3" "$threads $descriptors" \
+		"$kind: threads and descriptors as before"
+	ok "$kind: memory as before" test "$4" -le $((memory + $1))
+	diag "$kind: $memory kB resident before, $4 kB after"
+}
+
+# One command of each kind before it is measured
+siege $socket 500 1 "$plain" "$plain_witness" $mp "$w" >&2
+sleep 12
+# shellcheck disable=SC2046 # three words
+set -- $(needs)
+threads=$1 descriptors=$2 memory=$3
+
+### A disk that hangs
+
+kind='50 clients of a disk that hangs'
+hang c 127.0.0.3 15
+for n in $(seq 50); do
+	prc $socket "$hung" "$(in_cdb 0 8)" >"/tmp/hung.$n" &
+	pids="${pids:-} $!"
+done
+
+fifty_hang() {
+	[ "$(grep -l '^State:[[:space:]]*[DS]' \
+		"/proc/$helper_pid"/task/*/status | wc -l)" -ge 50 ]
+}
+
+ok "$kind: a thread for each" within 10 fifty_hang
+for n in $(seq 20); do
+	prin '00 - *' "another guest goes on: $n" "$plain" 0
+done
+start=$(ms)
+prin '00 - *' 'and another' $mp 0
+diag "$kind: the last one took $(($(ms) - start)) ms"
+# shellcheck disable=SC2086 # each is a word
+wait $pids
+is "$(cat /tmp/hung.* | cut -d ' ' -f 1,2 | sort | uniq -c |
+	sed 's/^ *//')" '50 02 b/08/00' "$kind: each is told that it failed"
+kind="$kind, afterwards"
+as_before 64
+
+### Requests without end
+
+kind="$requests requests"
+
+# flap: paths of the map come and go, one stays always
+flap() {
+	seed=1
+	while [ ! -e /tmp/calm ]; do
+		seed=$(((seed * 1103515245 + 12345) & 0x7fffffff))
+		eval "d=\$p$(((seed >> 12) % 4 + 1))"
+		offline "$d"
+		usleep $((100000 + (seed >> 8) % 900000))
+		running "$d"
+		usleep 50000
+		for f in $(failed mp); do
+			reinstate mp "$f"
+		done
+		usleep $(((seed >> 10) % 500000))
+		echo flap >>/tmp/flaps
+	done
+}
+
+flap &
+flaps=$!
+start=$(ms)
+told=$(siege $socket $requests 7 "$plain" "$plain_witness" $mp "$w")
+is $? 0 "$kind: no wrong answer"
+diag "$kind: $(echo "$told" | tail -n 1) in $(($(ms) - start)) ms"
+[ "$(echo "$told" | wc -l)" = 1 ] || diag "$told"
+: >/tmp/calm
+wait $flaps
+diag "$kind: $(wc -l </tmp/flaps) times a path went and returned"
+ok "$kind: paths did" test -s /tmp/flaps
+as_before 64
+stop_helper
+is $? 0 'exit status 0'
+done_testing
