@@ -163,7 +163,7 @@ pr_out /dev/null 3 0 abc 0 >/dev/null
 pr_out $mp 0 0 f a >/dev/null
 pr_out $mp 0 0 0 a >/dev/null
 offline "$p1"
-pr_out $mp 6 0 0 a >/dev/null
+pr_out $mp 6 0 0 c >/dev/null
 running "$p1"
 stop_helper
 for p in client_accept client_handoff request sg_io sg_done reply \
