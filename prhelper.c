@@ -331,6 +331,7 @@ reclaim(void)
 
 	if (read(pfd[PFD_RETURNED].fd, &count, sizeof(count)) < 0)
 		return;
+	confine_report();
 	pthread_mutex_lock(&lock);
 	c = returned.head;
 	returned.head = NULL;
@@ -510,6 +511,7 @@ remove_files(void)
 	/* Empty, or it stays; where there is a socket it has a successor. */
 	if (state_dir[0] && access(state_socket, F_OK) < 0)
 		rmdir(state_dir);
+	confine_report();
 }
 
 static void
@@ -562,7 +564,7 @@ count_slots(void)
 }
 
 static void
-init_loop(int dm)
+init_loop(void)
 {
 	pthread_condattr_t attr;
 	sigset_t set;
@@ -587,6 +589,11 @@ init_loop(int dm)
 	pthread_cond_init(&work_cond, &attr);
 	pthread_cond_init(&refuse_cond, &attr);
 	pthread_condattr_destroy(&attr);
+}
+
+static void
+start_threads(int dm)
+{
 	if ((errno = thread_start(refuser, NULL)) ||
 	    (dm && (errno = thread_start(watcher, NULL))))
 		die("pthread_create:");
@@ -780,7 +787,9 @@ main(int argc, char *argv[])
 	if (dm)
 		open_state(activated ? NULL : o.socket, &ids);
 	priv_drop(&ids, dm);
-	init_loop(dm);
+	init_loop();
+	confine(pfd[PFD_RETURNED].fd, socket_path, pid_path, state_dir);
+	start_threads(dm);
 	if (o.daemon)
 		detach(parent);
 	notify("READY=1");

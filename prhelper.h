@@ -158,6 +158,20 @@ int64_t now(void);
 /* Sleep until now() is at least that. */
 void wait_until(int64_t);
 
+/* confine.c: what a helper that serves may still do */
+
+/*
+ * Give up system calls, access to files, and core dumps, before the first
+ * thread. Still needed are the directories of a socket and a pid file that are
+ * ours to remove, and that of the state; NULL or "" if there is none. What
+ * the kernel does not have is told at -v. When a call is refused this eventfd
+ * is written to: somebody is to call confine_report(), as at the end.
+ */
+void confine(
+    int eventfd, const char *sock, const char *pidfile, const char *state);
+/* A line for each system call that was refused since the last time. */
+void confine_report(void);
+
 /* dm.c: the only user of libdevmapper */
 
 /*
@@ -236,7 +250,7 @@ uint64_t path_size(dev_t);
  */
 void path_rescan(dev_t);
 
-/* priv.c: ids, capabilities, confinement; one straight path, run once */
+/* priv.c: ids and capabilities; one straight path, run once */
 
 struct ids {
 	uid_t uid; /* -1: leave as it is */
