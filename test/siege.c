@@ -314,7 +314,13 @@ static void *
 live(void *arg)
 {
 	struct client *c = arg;
+	struct answer a;
 
+	/* What another one of us has left there */
+	if (c->writes) {
+		send_out(c, IGNORE, 0, 0, keys[1], &a);
+		send_out(c, CLEAR, 0, keys[1], 0, &a);
+	}
 	while (atomic_load(&done) < count && atomic_load(&wrong) < 10)
 		if (c->writes)
 			act(c);

@@ -10,7 +10,7 @@
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
 
-requests=8000
+requests=40000
 ! long || requests=1000000
 
 without_alua
@@ -114,7 +114,7 @@ diag "$kind: $(echo "$told" | tail -n 1) in $(($(ms) - start)) ms"
 wait $flaps
 diag "$kind: $(wc -l </tmp/flaps) times a path went and returned"
 ok "$kind: paths did" test -s /tmp/flaps
-as_before 64
+as_before 128
 stop_helper
 is $? 0 'exit status 0'
 done_testing
