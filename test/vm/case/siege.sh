@@ -10,7 +10,7 @@
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
 
-requests=40000
+requests=8000
 ! long || requests=1000000
 
 without_alua
