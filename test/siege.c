@@ -12,7 +12,7 @@
  * one stays.
  *
  * BUSY is asked for again, as a guest's kernel does. After an aborted command
- * the guest asks the witness what became of it. Prints what was wrong, and how
+ * the guest finds out which key it has. Prints what was wrong, and how
  * much of all that there was. Exit status: 0 nothing was wrong, 1 something
  * was, 3 wrong use.
  */

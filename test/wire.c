@@ -50,7 +50,7 @@ enum {
 	IDLE = 1024,
 	SHARE = MAXCLIENTS - MAXCLIENTS / 8, /* of one uid */
 	NOBODY = 65534,
-	CHURN = 100000,     /* connections, or as many as CHURN says */
+	CHURN = 100000,
 	SMALL = 1024 * 1024, /* RLIMIT_AS: room for three threads or so */
 	RESTARTS = 20,
 };
@@ -963,15 +963,14 @@ t_one_uid(void)
 static const char *
 t_churn(void)
 {
-	const char *s = getenv("CHURN");
-	long n = s ? atol(s) : CHURN, i, rss = 0;
-	int fd;
+	long rss = 0;
+	int i, fd;
 
-	for (i = 0; i < n; i++) {
-		if (i == n / 10)
+	for (i = 0; i < CHURN; i++) {
+		if (i == CHURN / 10)
 			rss = status_of(main_helper.pid, "VmRSS");
 		if ((fd = i % 4 > 1 ? hello(sock) : dial(sock)) < 0)
-			return why("no connection %ld", i);
+			return why("no connection %d", i);
 		if (i % 4 == 1)
 			writen(fd, param, 2);
 		if (i % 4 == 2)

@@ -17,25 +17,9 @@ now(void)
 	return 0;
 }
 
-/* Is this what mpath.c may rely on? */
-UNCOUNTED static int
-valid(const struct lun *l)
-{
-	int i, j;
-
-	if (!memchr(l->wwid, '\0', WWID_LEN) || !l->wwid[0] || l->busy ||
-	    l->changing > 1 || l->aptpl > APTPL_ON || l->warned || l->loaded ||
-	    l->n < 0 || l->n > MARKS_MAX)
-		return 0;
-	for (i = 0; i < l->n; i++) {
-		if (l->marks[i].mark > MARK_TAINTED || l->marks[i].failed > 1)
-			return 0;
-		for (j = 0; j < i; j++)
-			if (l->marks[j].dev == l->marks[i].dev)
-				return 0;
-	}
-	return 1;
-}
+/* A judge, too. */
+UNCOUNTED static int valid(const struct lun *);
+#include "../unit/valid.h"
 
 UNCOUNTED static int
 same(const struct lun *a, const struct lun *b)

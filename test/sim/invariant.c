@@ -205,26 +205,22 @@ observe(void)
 }
 
 /*
- * How many nexuses with the key that is remembered are neither paths marked as
- * clean, nor noted as what such paths were before?
+ * All nexuses with the key that is remembered are paths marked as clean, or
+ * noted as what such paths were before.
  */
-static int
-unrecorded(void)
+int
+record_whole(void)
 {
 	int i, n = -w.state.ghosts;
 
+	if (!w.state.key)
+		return 0;
 	for (i = 0; i < w.lun.n; i++)
 		n += w.lun.nexus[i].key == w.state.key;
 	for (i = 0; i < w.state.n; i++)
 		n -= w.state.marks[i].mark == MARK_CLEAN ||
 		    w.state.marks[i].mark == MARK_GONE;
-	return n;
-}
-
-int
-record_whole(void)
-{
-	return w.state.key && unrecorded() == 0;
+	return n == 0;
 }
 
 static void
@@ -1324,7 +1320,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_elsewhere(rp);
 		check_waited(rp);
 		check_conflict(rq, rp);
-	check_own(rp);
+		check_own(rp);
 	}
 	if (!w.reborn) {
 		check_record();

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "../../prhelper.h"
+#include "valid.h"
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define HEAD "prhelper-state 1\nboot -\nwwid naa.6001405\n"
@@ -176,25 +177,6 @@ helper(int (*life)(void))
 }
 
 /* The parser */
-
-static int
-valid(const struct lun *l)
-{
-	int i, j;
-
-	if (!memchr(l->wwid, '\0', WWID_LEN) || !l->wwid[0] || l->busy ||
-		l->changing > 1 || l->aptpl > APTPL_ON || l->warned ||
-		l->n < 0 || l->n > MARKS_MAX)
-		return 0;
-	for (i = 0; i < l->n; i++) {
-		if (l->marks[i].mark > MARK_TAINTED || l->marks[i].failed > 1)
-			return 0;
-		for (j = 0; j < i; j++)
-			if (l->marks[j].dev == l->marks[i].dev)
-				return 0;
-	}
-	return 1;
-}
 
 /* In memory of just this size, so that a look beyond it is seen. */
 static int
