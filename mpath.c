@@ -89,6 +89,7 @@ struct op {
 	int group;            /* of the map, to be used again at the end */
 	dev_t canary;
 	dev_t unsure; /* a path that may have executed what others refused */
+	int held;     /* our key is to go: does it hold the reservation? */
 	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
 	int lost;     /* a path that held the key has it no more */
 	int verified; /* no path said GOOD, but the effect is there */
@@ -972,8 +973,7 @@ canary(struct op *op)
 		if (v == LOST)
 			op->unsure = dev;
 		/* Another one's end would leave the reservation behind. */
-		if ((v == LOST || v == ELSEWHERE) && dev == op->lun->holder &&
-		    registers(op->rq) && op->sa_key == 0)
+		if (v <= ELSEWHERE && op->held && dev == op->lun->holder)
 			break;
 		if (v == CONFLICT && believed(op, dev))
 			break;
@@ -1457,10 +1457,21 @@ reserved(struct op *op)
 	return (r || all_hold(held)) && held == (op->rq->cdb[2] & TYPE_MASK);
 }
 
+/* How many paths may have the key, though that is not known of them? */
+static int
+doubtful(struct op *op)
+{
+	int i, n = marked(op->lun, MARK_TAINTED) + marked(op->lun, MARK_SET);
+
+	for (i = 0; i < op->map.n; i++)
+		n += is_new(op, op->map.paths[i].dev);
+	return n;
+}
+
 /*
  * Another host may use the same key. It is ours alone if the target lists it
- * just as often as we have registered it; if it may be a path that has got it
- * late, that is unknown: -1.
+ * just as often as we have registered it; if a doubtful one may have it, that
+ * is unknown: -1.
  */
 static int
 proven(struct op *op)
@@ -1471,24 +1482,28 @@ proven(struct op *op)
 		return 0;
 	n = count_key(op, op->key);
 	known = recorded(op->lun);
-	if (n < 0 || (n > known && n <= known + marked(op->lun, MARK_TAINTED)))
+	if (n < 0 || (n > known && n <= known + doubtful(op)))
 		return -1;
 	return n == known;
 }
 
-/* Is the reservation ours, but not to be reached through who holds it? */
+/*
+ * Is the reservation ours, but not to be reached through who holds it? -1 if
+ * that cannot be told.
+ */
 static int
 holder_away(struct op *op)
 {
 	dev_t dev = op->lun->holder;
-	int v;
+	int v, r;
 
 	if (find_path(&op->map, dev)) {
 		v = probe(op, dev, op->key);
 		if (v > LOST && v != CONFLICT)
 			return 0; /* else it is another nexus by now */
 	}
-	return proven(op) > 0;
+	r = proven(op);
+	return r == 0 && dev ? -1 : r;
 }
 
 /* The commands, each with its verdict and a reply that is in place */
@@ -1590,17 +1605,41 @@ registered(struct op *op, int r, int before, int known)
 	return good(op);
 }
 
+/*
+ * Who unregisters holds nothing any longer: that is true only if the path
+ * that holds the reservation is there, or the reservation can be moved.
+ */
+static int
+bring_holder(struct op *op)
+{
+	int i, held = 1, r = 1, type;
+
+	op->held = 0;
+	for (i = 0; i < ROUNDS_MAX && r > 0; i++) {
+		r = held = held_by(op, op->key, &type);
+		if (held > 0)
+			r = holder_away(op);
+		if (r > 0)
+			move_holder(op, type);
+	}
+	op->held = held;
+	return r == 0;
+}
+
 static int
 unregister(struct op *op)
 {
-	int i, v, type;
+	int i, v = AWAY;
 
-	for (i = 0; i < ROUNDS_MAX; i++)
-		if (held_by(op, op->key, &type) < 1 || !holder_away(op) ||
-		    !move_holder(op, type))
-			break;
-	sort_paths(op); /* the holder's end is what the others are told of */
-	v = change_key(op);
+	for (i = 0; i < ROUNDS_MAX && v == AWAY; i++) {
+		if (!bring_holder(op)) {
+			proto_sense(op->rp, LU_COMM_FAILURE);
+			return AWAY;
+		}
+		/* The holder's end is what the others are told of. */
+		sort_paths(op);
+		v = change_key(op);
+	}
 	if (v != DONE)
 		return v;
 	clear_all(op, op->action, op->key);
@@ -1768,7 +1807,7 @@ release_lost(struct op *op)
 		proto_sense(op->rp, INVALID_RELEASE);
 		return FINAL;
 	}
-	if (holder_away(op) && move_holder(op, type))
+	if (holder_away(op) > 0 && move_holder(op, type))
 		return release_held(op);
 	return LOST;
 }
@@ -2302,7 +2341,8 @@ run_out(struct op *op)
 		learn(op);
 	/* A path that is not as it should be must not answer the guest. */
 	if (unclean(op) &&
-	    (op->lun->changing || op->action != REGISTER_AND_IGNORE))
+	    (op->lun->changing || op->action != REGISTER_AND_IGNORE ||
+		op->sa_key == 0))
 		heal(op);
 	op->was = op->lun->key;
 	if (op->action == REGISTER_AND_IGNORE)

@@ -52,6 +52,8 @@ static struct {
 	int misled;            /* ... and another's counts as ours */
 	int unclean;           /* ... and not where it should be */
 	int tainted;           /* ... and on some path may have come late */
+	int holder_known;      /* ... and who of us holds the reservation */
+	int doubtful;          /* ... and some path may have it unnoticed */
 	int changing;          /* ... and is not known for sure */
 	int marks;             /* ... of so many paths something */
 	int hindered;          /* some command of ours, or its answer */
@@ -114,6 +116,15 @@ held(const struct target *t, uint64_t key)
 	if (target_all(t))
 		return ours_have(t, key);
 	return ours(t->holder) && t->nexus[t->holder].key == key;
+}
+
+/* Did we know that this path of ours held the reservation? */
+static int
+holder_known(int path)
+{
+	dev_t dev = w.state.holder;
+
+	return dev && (int)minor(dev) / 16 == path;
 }
 
 static int
@@ -270,8 +281,12 @@ guest_begins(const struct request *rq)
 	c.known = record_whole() && !history_lost();
 	c.misled = others_have(&w.lun, w.state.key) && record_whole();
 	c.unclean = unclean();
-	for (i = 0; i < w.state.n; i++)
+	for (i = 0; i < w.state.n; i++) {
 		c.tainted |= w.state.marks[i].mark == MARK_TAINTED;
+		c.doubtful |= w.state.marks[i].mark == MARK_TAINTED ||
+		    w.state.marks[i].mark == MARK_SET;
+	}
+	c.holder_known = holder_known(w.lun.holder);
 	c.changing = w.state.changing;
 	c.marks = w.state.n;
 	for (i = 0; i < w.paths; i++) {
@@ -339,15 +354,6 @@ may_remove(const struct flight *f, uint64_t key)
 	if (f->action != PREEMPT && f->action != PREEMPT_AND_ABORT)
 		return 0;
 	return f->victim == key || f->victim == 0;
-}
-
-/* Did we know that this path of ours held the reservation? */
-static int
-holder_known(int path)
-{
-	dev_t dev = w.state.holder;
-
-	return dev && (int)minor(dev) / 16 == path;
 }
 
 /* Until then a write through a sibling without a key would be refused. */
@@ -686,6 +692,18 @@ can_rescue(void)
 	return some && w.lun.kind != SPDK && c.known && key == c.remembered;
 }
 
+/* Can prhelper know of a path? It is in the table, or was when it looked. */
+static int
+heard_of(int path)
+{
+	int i;
+
+	for (i = 0; i < w.state.n; i++)
+		if ((int)minor(w.state.marks[i].dev) / 16 == path)
+			return 1;
+	return path < w.paths && !w.road[path].unlisted;
+}
+
 static void
 check_unregistered(void)
 {
@@ -696,6 +714,14 @@ check_unregistered(void)
 		return;
 	if (!c.lost_key)
 		violated("after an unregistration some path had no key");
+	if (c.out && ours(holder) && !target_all(&c.was) &&
+	    (heard_of(holder) || c.known) && w.lun.holder == holder &&
+	    held(&c.was, key) &&
+	    held(&w.lun, key) && key == c.remembered &&
+	    (c.holder_known ||
+		(!others_have(&c.was, key) && !others_have(&w.lun, key))))
+		violated("an unregistration is GOOD only if our reservation "
+			 "goes with it");
 	if (!calm())
 		return;
 	for (i = 0; timely() && i < w.paths; i++)
@@ -1185,6 +1211,13 @@ excused(const struct request *rq, const struct reply *rp)
 		return 1;
 	/* What came late may be a removed key: a path that knows is away. */
 	if (c.tainted && (rp->status == BUSY || sense == LU_COMM_FAILURE))
+		return 1;
+	/* Is it a node with our key, or a path that is away and may have it? */
+	if (c.doubtful && action == RESERVE && sense == IO_TERMINATED &&
+	    others_have(&c.was, c.key))
+		return 1;
+	if (c.doubtful && registers() && !c.sa &&
+	    (rp->status == BUSY || sense == LU_COMM_FAILURE))
 		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
 	if (w.lun.kind == SPDK && preempts() && c.key == c.sa)
