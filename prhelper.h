@@ -401,7 +401,7 @@ extern int verbosity;
 
 /* Print a line, with the errno text if it ends in a colon; then exit(1). */
 _Noreturn void die(const char *, ...) __attribute__((format(printf, 1, 2)));
-/* The same without the end: an error. errno is left as it was. */
+/* The same without the end, 30 times in a minute. errno is left as it was. */
 void warn(const char *, ...) __attribute__((format(printf, 1, 2)));
 /* A line for those who asked for this verbosity. */
 void say(int level, const char *, ...) __attribute__((format(printf, 2, 3)));

@@ -26,7 +26,11 @@
 
 #include "prhelper.h"
 
-enum { LINE_SIZE = PATH_MAX + 256 }; /* a name, and what is wrong with it */
+enum {
+	LINE_SIZE = PATH_MAX + 256, /* a name, and what is wrong with it */
+	MINUTE = 60000,             /* ms */
+	WARNINGS = 30,              /* in that time */
+};
 
 int verbosity;
 static const char name[] = "prhelper: "; /* before what goes to stderr */
@@ -111,14 +115,43 @@ die(const char *fmt, ...)
 	exit(1);
 }
 
+/*
+ * Guests that fight for a key, say, bring about a warning with each command:
+ * they shall not fill a disk. How many of this minute may still be shown, with
+ * this one?
+ */
+static int
+warnings_left(void)
+{
+	static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+	static int64_t minute;
+	static int shown;
+	int left;
+
+	pthread_mutex_lock(&one);
+	if (minute != now() / MINUTE) {
+		minute = now() / MINUTE;
+		shown = 0;
+	}
+	left = WARNINGS - shown;
+	shown += left > 0;
+	pthread_mutex_unlock(&one);
+	return left;
+}
+
 void
 warn(const char *fmt, ...)
 {
+	int left = warnings_left();
 	va_list ap;
 
+	if (left <= 0)
+		return;
 	va_start(ap, fmt);
 	print(LOG_ERR, fmt, ap);
 	va_end(ap);
+	if (left == 1)
+		say(LOG_ERRORS, "more are not shown in this minute");
 }
 
 void

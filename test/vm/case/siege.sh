@@ -5,7 +5,7 @@
 # then requests without end on a plain disk and on a map whose paths come and
 # go, each answer checked from a nexus of its own (../../siege.c). What the
 # helper needs for it, it gives back.
-# vm: -m 2048 -t 1500
+# vm: -m 2048 -t 2400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
@@ -80,6 +80,44 @@ is "$(cat /tmp/hung.* | cut -d ' ' -f 1,2 | sort | uniq -c |
 	sed 's/^ *//')" '50 02 b/08/00' "$kind: each is told that it failed"
 kind="$kind, afterwards"
 as_before 64
+
+### A client that was taken over
+
+kind='a client that was taken over'
+stop_helper
+rm -f /tmp/said
+start_helper 2>/tmp/said
+ok "$kind: another host is registered on another disk" \
+	raw_out "$plain_witness" 6 0 0 b
+before=$(raw_in "$plain_witness" 0)
+for action in 0 1 2 3 4 5 6 7 8 9 31; do
+	for keys in '0 a' 'a b' 'a 0' 'b b' '0 b' 'b 0'; do
+		# shellcheck disable=SC2086 # two words
+		pr_out $mp "$action" 5 $keys >&2
+	done
+done
+is "$(raw_in "$plain_witness" 0)" "$before" \
+	"$kind: what it does to a map is not done to other disks"
+raw_out "$plain_witness" 3 0 b 0 >&2
+# Two that work together: one takes away the key of the other, again and again
+for _ in $(seq 60); do
+	pr_out $mp 6 0 0 a
+	pr_out "$w" 6 0 0 c
+	pr_out "$w" 4 5 c a
+	pr_out $mp 0 0 a a
+done >/tmp/told
+is "$(sort /tmp/told | uniq -c | xargs)" '180 00 - 60 18 -' \
+	"$kind: two of them, who fight for a key"
+warnings=$(wc -l </tmp/said)
+ok "$kind: $warnings lines of warnings, so that no disk is filled" \
+	test "$warnings" -le 40
+like "$(tail -n 1 /tmp/said)" '*more are not shown*' "$kind: ... which say so"
+pr_out $mp 6 0 0 a >&2
+is "$(find $socket.state -type f | wc -l)" 1 "$kind: one file for the map"
+ok "$kind: ... which is small" test "$(du -k $socket.state | cut -f 1)" -le 16
+pr_out "$w" 3 0 c 0 >&2
+stop_helper
+start_helper
 
 ### Requests without end
 
