@@ -88,16 +88,18 @@ struct op {
 	uint64_t key, sa_key; /* of the guest's parameter list */
 	int group;            /* of the map, to be used again at the end */
 	dev_t canary;
-	dev_t unsure; /* a path that may have executed what others refused */
-	int held;     /* our key is to go: does it hold the reservation? */
-	int ours;     /* the reservation that a RESERVE meets; -1: unknown */
-	int lost;     /* a path that held the key has it no more */
-	int verified; /* no path said GOOD, but the effect is there */
-	int told;     /* that keys were removed, before the first refusal */
-	int self;     /* a PREEMPT concerns our own key */
-	int gone;     /* the key before was removed by another node */
-	int blind;    /* keys are put where there was none, or any */
-	int reset;    /* a path was, and may have lost its key: the ASC */
+	dev_t unsure;  /* a path that may have executed what others refused */
+	int held;      /* our key is to go: does it hold the reservation? */
+	int ours;      /* the reservation that a RESERVE meets; -1: unknown */
+	int lost;      /* a path that held the key has it no more */
+	int verified;  /* no path said GOOD, but the effect is there */
+	int told;      /* that keys were removed, before the first refusal */
+	int self;      /* a PREEMPT concerns our own key */
+	int gone;      /* the key before was removed by another node */
+	int blind;     /* keys are put where there was none, or any */
+	int reset;     /* a path was, and may have lost its key: the ASC */
+	int asked;     /* for aptpl, once is enough */
+	uint8_t aptpl; /* to be sent if the guest has not told it */
 	int listed; /* before: how often the key to be removed was registered */
 	struct reply last;   /* of the last send_to() */
 	struct job *jobs;    /* PATHS_MAX; only what is used is touched */
@@ -660,9 +662,14 @@ aptpl(struct op *op)
 {
 	if (op->lun->aptpl)
 		return op->lun->aptpl == APTPL_ON ? APTPL : 0;
-	if (ask(op, REPORT_CAPABILITIES) == 0)
-		return op->buf[3] & PTPL_A ? APTPL : 0; /* now */
-	return op->rq && registers(op->rq) ? op->rq->data[FLAGS] & APTPL : 0;
+	if (!op->asked) {
+		op->asked = 1;
+		if (ask(op, REPORT_CAPABILITIES) == 0)
+			op->aptpl = op->buf[3] & PTPL_A ? APTPL : 0; /* now */
+		else if (op->rq && registers(op->rq))
+			op->aptpl = op->rq->data[FLAGS] & APTPL;
+	}
+	return op->aptpl;
 }
 
 /* Make a PERSISTENT RESERVE OUT of our own. */
@@ -1912,9 +1919,22 @@ rebuild(struct op *op)
 	return v == DONE ? good(op) : conflict(op);
 }
 
+/* It was not executed: the siblings have what they had before. */
+static void
+undo_gate(struct op *op, const struct lun *was)
+{
+	const struct mark *m;
+
+	for (m = was->marks; m < was->marks + was->n; m++)
+		if (m->mark == MARK_CLEAN &&
+		    mark_of(op->lun, m->dev) == MARK_SET)
+			set_mark(op->lun, m->dev, MARK_CLEAN);
+}
+
 static int
 preempt(struct op *op)
 {
+	const struct lun was = *op->lun;
 	uint32_t generation;
 	uint64_t key;
 	int v, type, held, ours, named, known = recorded(op->lun);
@@ -1935,8 +1955,11 @@ preempt(struct op *op)
 	    v > AWAY && v != FINAL && (v != DONE || op->verified) &&
 	    wiped(op, generation))
 		return rebuild(op);
-	if (v != DONE)
+	if (v != DONE) {
+		if (v == AWAY)
+			undo_gate(op, &was);
 		return v;
+	}
 	/* Only where all hold it is GOOD the answer to that. */
 	if (op->sa_key == 0)
 		op->self = 1;
@@ -2372,6 +2395,7 @@ run_once(struct op *op)
 		return FINAL;
 	}
 	op->lun->map = op->map.dev;
+	op->asked = 0;
 	note_gone(op);
 	sort_paths(op);
 	v = run_out(op);
