@@ -41,9 +41,9 @@ enum {
 	SOON = 20000,       /* ms: whatever is to happen at once */
 	TOOLATE = 9000,     /* ms: a deadline of 5 s has passed by then */
 	MAXCLIENTS = 1280,
-	LOWLIMIT = 64,      /* RLIMIT_NOFILE of the helper with few clients */
+	LOWLIMIT = 32,      /* RLIMIT_NOFILE of the helper with few clients */
 	LOWCLIENTS = (LOWLIMIT - 16) / 2,
-	INHERITED = 40,     /* descriptors, for one helper with LOWLIMIT */
+	INHERITED = 14,     /* descriptors, for one helper with LOWLIMIT */
 	KILLTIME = 10000,   /* ms: libvirt's from SIGTERM to SIGKILL */
 	THREADS = 64,
 	PERTHREAD = 4,
