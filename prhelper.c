@@ -331,6 +331,7 @@ reclaim(void)
 
 	if (read(pfd[PFD_RETURNED].fd, &count, sizeof(count)) < 0)
 		return;
+	confine_report();
 	pthread_mutex_lock(&lock);
 	c = returned.head;
 	returned.head = NULL;
@@ -510,6 +511,7 @@ remove_files(void)
 	/* Empty, or it stays; where there is a socket it has a successor. */
 	if (state_dir[0] && access(state_socket, F_OK) < 0)
 		rmdir(state_dir);
+	confine_report();
 }
 
 static void
@@ -562,7 +564,7 @@ count_slots(void)
 }
 
 static void
-init_loop(int dm)
+init_loop(void)
 {
 	pthread_condattr_t attr;
 	sigset_t set;
@@ -587,13 +589,21 @@ init_loop(int dm)
 	pthread_cond_init(&work_cond, &attr);
 	pthread_cond_init(&refuse_cond, &attr);
 	pthread_condattr_destroy(&attr);
+}
+
+static void
+start_threads(int dm)
+{
 	if ((errno = thread_start(refuser, NULL)) ||
 	    (dm && (errno = thread_start(watcher, NULL))))
 		die("pthread_create:");
 }
 
-/* Keep state beside the socket, if that has a path; NULL: it is not ours. */
-static void
+/*
+ * Keep state beside the socket, if that has a path; NULL: it is not ours. The
+ * directory, or -1.
+ */
+static int
 open_state(const char *path, const struct ids *ids)
 {
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
@@ -602,10 +612,10 @@ open_state(const char *path, const struct ids *ids)
 	if (!path && getsockname(listener, (struct sockaddr *)&sun, &len) == 0)
 		path = sun.sun_path;
 	if (!path || path[0] != '/')
-		return;
+		return -1;
 	snprintf(state_socket, sizeof(state_socket), "%s", path);
 	snprintf(state_dir, sizeof(state_dir), "%s.state", state_socket);
-	state_open(state_dir, ids);
+	return state_open(state_dir, ids);
 }
 
 /* A closed 0, 1 or 2 would become a socket that messages end up in. */
@@ -749,7 +759,7 @@ main(int argc, char *argv[])
 {
 	struct options o = { 0 };
 	struct ids ids;
-	int activated, dm, parent = -1;
+	int activated, dm, state = -1, parent = -1;
 
 	fill_std();
 	signal(SIGPIPE, SIG_IGN);
@@ -778,9 +788,12 @@ main(int argc, char *argv[])
 	if (!activated)
 		socket_path = o.socket;
 	if (dm)
-		open_state(activated ? NULL : o.socket, &ids);
+		state = open_state(activated ? NULL : o.socket, &ids);
 	priv_drop(&ids, dm);
-	init_loop(dm);
+	init_loop();
+	confine(pfd[PFD_RETURNED].fd, state,
+	    socket_path ? socket_path : state_socket, pid_path);
+	start_threads(dm);
 	if (o.daemon)
 		detach(parent);
 	notify("READY=1");

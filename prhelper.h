@@ -158,6 +158,19 @@ int64_t now(void);
 /* Sleep until now() is at least that. */
 void wait_until(int64_t);
 
+/* confine.c: what a helper that serves may still do */
+
+/*
+ * Give up system calls, access to files, and core dumps, before the first
+ * thread. Still needed are the state's directory, and those of a socket and a
+ * pid file, to remove them; -1, NULL or "" if there is none. What the kernel
+ * does not have is told at -v. When a call is refused this eventfd is written
+ * to: somebody is to call confine_report(), as at the end.
+ */
+void confine(int eventfd, int state, const char *sock, const char *pidfile);
+/* A line for each system call that was refused since the last time. */
+void confine_report(void);
+
 /* dm.c: the only user of libdevmapper */
 
 /*
@@ -236,7 +249,7 @@ uint64_t path_size(dev_t);
  */
 void path_rescan(dev_t);
 
-/* priv.c: ids, capabilities, confinement; one straight path, run once */
+/* priv.c: ids and capabilities; one straight path, run once */
 
 struct ids {
 	uid_t uid; /* -1: leave as it is */
@@ -388,9 +401,10 @@ int state_busy(void);
 /*
  * Keep state in a directory: make it or take it over, for a user, before
  * privileges are dropped, and read what a predecessor of this boot left there.
- * What is wrong with it is said once; then it is all in memory only.
+ * Returns its descriptor. What is wrong with it is said once; then that is -1,
+ * and all is in memory only.
  */
-void state_open(const char *dir, const struct ids *);
+int state_open(const char *dir, const struct ids *);
 /* What a file of this boot says. 0, or -1: it is not exactly what we write. */
 int state_parse(const char *text, size_t len, struct lun *);
 

@@ -399,7 +399,7 @@ open_dir(const char *dir, const struct ids *ids)
 	return -1;
 }
 
-void
+int
 state_open(const char *dir, const struct ids *ids)
 {
 	const struct dirent *f;
@@ -412,7 +412,7 @@ state_open(const char *dir, const struct ids *ids)
 	if (fd >= 0)
 		close(fd);
 	if ((files = open_dir(dir, ids)) < 0 || !(d = fdopendir(dup(files))))
-		return;
+		return files;
 	while ((f = readdir(d))) {
 		if (f->d_name[0] == '~')
 			unlinkat(files, f->d_name, 0); /* never finished */
@@ -420,4 +420,5 @@ state_open(const char *dir, const struct ids *ids)
 			load(f->d_name, ids);
 	}
 	closedir(d);
+	return files;
 }

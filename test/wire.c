@@ -1331,6 +1331,19 @@ retrying(void *arg)
 	return NULL;
 }
 
+/* Before that a SIGTERM would find it with no handler for it. */
+static int
+comes_up(const char *path)
+{
+	long long end = now_ms() + SOON;
+	int fd;
+
+	while ((fd = hello(path)) < 0 && now_ms() < end)
+		msleep(5);
+	close(fd);
+	return fd >= 0;
+}
+
 static const char *
 t_restart(void)
 {
@@ -1352,6 +1365,8 @@ t_restart(void)
 		if (now_ms() - began > longest)
 			longest = now_ms() - began;
 		launch(&restarted, "restart", 0, 0, 0);
+		if (!comes_up(restarted.sock))
+			return "the helper does not start again";
 	}
 	msleep(100);
 	done = 1;

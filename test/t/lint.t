@@ -43,7 +43,8 @@ formatted() {
 # Lines wider than 80 columns; tables may have their own form, not width.
 wide() {
 	for f in *.[ch] test/*.[ch] test/*/*.[ch] prhelper.8 $scripts \
-			test/tap.sh test/vm/*.sh test/vm/case/*.sh; do
+			test/tap.sh test/confined.sh test/vm/*.sh \
+			test/vm/case/*.sh; do
 		expand "$f" | grep -nE '^.{81}' | sed "s,^,$f: ,"
 	done
 }
@@ -59,6 +60,6 @@ ok 'clang-format' none formatted
 ok '80 columns' none wide
 # shellcheck disable=SC2086 # several words
 ok 'shellcheck' none shellcheck -x -e SC2119 $scripts test/tap.sh \
-	test/vm/*.sh test/vm/case/*.sh
+	test/confined.sh test/vm/*.sh test/vm/case/*.sh
 ok 'mandoc' none mandoc -Tlint -W warning prhelper.8
 done_testing

@@ -19,4 +19,9 @@ if [ $status -ne 0 ] && [ -s log ]; then
 	echo '# what the helpers said at last:'
 	tail -n 10 log | sed 's/^/# /'
 fi
+if grep 'system call .* was refused' log | sort | uniq -c | sed 's/^/# /' |
+		grep .; then
+	echo '# confine.c refuses what is needed'
+	status=1
+fi
 exit $status

@@ -2,10 +2,13 @@
 # See LICENSE file for copyright and license details.
 #
 # The helper as a host has it: in the background with messages to syslog,
-# as an unprivileged user, in a /dev with few nodes, traced, and small.
+# as an unprivileged user, in a /dev with few nodes, traced, taken over, and
+# small.
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
+# shellcheck source=test/confined.sh
+. /confined.sh
 
 lun a
 d=$(path a)
@@ -177,6 +180,58 @@ for p in "$p1" "$p2" "$p3"; do
 		"path_done path=$(dev_of "$p") REGISTER .*: good" /tmp/trace
 done
 
+### a worker that was taken over: it can still send what it should, no more
+
+kind='the helper'
+start_helper
+for t in "/proc/$helper_pid/task"/*; do
+	status "${t##*/}" Seccomp
+	status "${t##*/}" NoNewPrivs
+done | xargs >/tmp/limited
+like "$(cat /tmp/limited)" '2 1 2 1 2 1*' "$kind: each thread is limited"
+is "$(tr -d '21 \n' </tmp/limited)" '' "$kind: ... without an exception"
+stop_helper
+
+mkdir /tmp/cwd
+cd /tmp/cwd || exit
+bait
+rm -f $socket
+helper=confined start_helper -v 2>/tmp/refused
+for kind in 'taken over' 'taken over, once more'; do
+	attempts prc $socket "$d"
+	is "$(prc $socket "$d" 5e1f02)" '00 - -' "$kind: rescan of a disk"
+done
+kind='taken over'
+prout '00 -' 'REGISTER on a disk' "$d" 6 0 0 a
+prout '00 -' 'CLEAR on a disk' "$d" 3 0 a 0
+prout '00 -' 'REGISTER on a map' $mp 6 0 0 a
+offline "$p1"
+prout '00 -' 'REGISTER another key, a path is away' $mp 0 0 a c
+is "$(grep -c 'key c' $socket.state/*)" 1 "$kind: it is written down"
+running "$p1"
+copies_become '3 c'
+prout '00 -' 'CLEAR on a map' $mp 3 0 c 0
+stop_helper
+is "$(said /tmp/refused)" "$all_said" "$kind: each is said once"
+is "$(grep -c 'not limited' /tmp/refused)" 0 "$kind: this kernel has it all"
+ok "$kind: the socket is gone" test ! -e $socket
+ok "$kind: the state directory is gone" test ! -e $socket.state
+cd /tmp || exit
+
+# As libvirt has it: it is root that keeps the state there, but one that may
+# not go there any more.
+kind='in a directory of somebody else'
+rightful=$socket
+socket=/tmp/theirs/sock
+mkdir -m 700 /tmp/theirs
+chown nobody /tmp/theirs
+start_helper
+prout '00 -' 'REGISTER on a map' $mp 6 0 0 a
+is "$(grep -c 'key a' $socket.state/*)" 1 "$kind: it is written down"
+prout '00 -' 'CLEAR on a map' $mp 3 0 a 0
+stop_helper
+socket=$rightful
+
 ### small
 
 start_helper
@@ -195,5 +250,6 @@ prc -q -n 100 $socket $mp "$(in_cdb 0 8192)" "$(out_cdb 6 0 0 a)" >/dev/null
 diag "resident: $(rss) KB after 200 requests on a map"
 stop_helper
 is $? 0 'its end: exit status 0'
+is "$(grep refused /tmp/messages)" '' 'in syslog: no call was refused'
 
 done_testing
