@@ -89,7 +89,7 @@ struct op {
 	int group;            /* of the map, to be used again at the end */
 	dev_t canary;
 	dev_t unsure;  /* a path that may have executed what others refused */
-	int held;      /* our key is to go: does it hold the reservation? */
+	int held;      /* a key that is to go has a reservation of ours */
 	int ours;      /* the reservation that a RESERVE meets; -1: unknown */
 	int lost;      /* a path that held the key has it no more */
 	int verified;  /* no path said GOOD, but the effect is there */
@@ -980,7 +980,8 @@ canary(struct op *op)
 		if (v == LOST)
 			op->unsure = dev;
 		/* Another one's end would leave the reservation behind. */
-		if (v <= ELSEWHERE && op->held && dev == op->lun->holder)
+		if (v <= ELSEWHERE && op->held && dev == op->lun->holder &&
+		    op->sa_key == 0)
 			break;
 		if (v == CONFLICT && believed(op, dev))
 			break;
@@ -1494,12 +1495,14 @@ proven(struct op *op)
 	return n == known;
 }
 
+enum { OTHERS, UNSURE, HERE, OURS };
+
 /*
- * Is the reservation ours, but not to be reached through who holds it? -1 if
- * that cannot be told.
+ * Whose is the reservation that our key has? HERE: ours, and who holds it
+ * answers; OURS: he does not.
  */
 static int
-holder_away(struct op *op)
+whose(struct op *op)
 {
 	dev_t dev = op->lun->holder;
 	int v, r;
@@ -1507,46 +1510,57 @@ holder_away(struct op *op)
 	if (find_path(&op->map, dev)) {
 		v = probe(op, dev, op->key);
 		if (v > LOST && v != CONFLICT)
-			return 0; /* else it is another nexus by now */
+			return HERE;
+		if (v == CONFLICT)
+			dev = 0; /* it is another nexus by now */
 	}
 	r = proven(op);
-	return r == 0 && dev ? -1 : r;
+	if (r > 0)
+		return OURS;
+	return r < 0 || dev ? UNSURE : OTHERS;
 }
 
 /* The commands, each with its verdict and a reply that is in place */
 
 /*
  * After a key change the old key is left on paths that missed it, and with it
- * perhaps the reservation: preempt it, if it is our own.
+ * perhaps the reservation: preempt it, if it is our own. CONFLICT: it is, and
+ * is left as it was; LOST: perhaps.
  */
-static void
+static int
 lay_ghosts(struct op *op, int before, int known)
 {
-	int held, type, v, n, left = kept(op, op->was, 1);
+	int held, type, n, ours, left = kept(op, op->was, 1);
 
 	if (op->was == 0 || op->was == op->sa_key || left == 0)
-		return;
+		return DONE;
 	n = count_key(op, op->was);
 	if (n == 0)
-		return;
-	if (before != known || n < 0 || n > left) {
+		return DONE;
+	ours = op->held && !is_clean(op, op->lun->holder);
+	held = n < 0 ? -1 : held_by(op, op->was, &type);
+	if (held < 0)
+		return ours ? LOST : DONE;
+	if (before != known || n > left) {
 		warn("%s: key 0x%llx is left as it is: another host has it, "
 		     "too",
 		    op->map.wwid, (unsigned long long)op->was);
-		return;
+		return held && ours ? CONFLICT : DONE;
 	}
-	held = held_by(op, op->was, &type);
-	if (held < 0)
-		return;
 	if (held) {
 		op->lun->holder = 0;
 		state_save(op->lun);
 	}
-	v = send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
+	send_out(op, op->canary, PREEMPT, type ? type : REGISTRANTS_ONLY,
 	    op->sa_key, op->was);
-	if (held && v == DONE && held_by(op, op->sa_key, &type) == 1)
+	if (held) {
+		held = held_by(op, op->was, &type);
+		if (held)
+			return held < 0 ? LOST : CONFLICT;
 		op->lun->holder = op->canary;
+	}
 	drain(op);
+	return DONE;
 }
 
 /*
@@ -1606,52 +1620,44 @@ registered(struct op *op, int r, int before, int known)
 		/* Ours came first; what came then is as it is. */
 		warn("%s: preempted while registering", op->map.wwid);
 		retreat(op, 1);
-	} else {
-		lay_ghosts(op, before, known);
+		return good(op);
 	}
-	return good(op);
+	r = lay_ghosts(op, before, known);
+	if (r == DONE)
+		return good(op);
+	proto_sense(op->rp, IO_TERMINATED);
+	if (r == CONFLICT) {
+		retreat(op, 0);
+	} else {
+		op->lun->old = op->was;
+		op->lun->changing = 1;
+	}
+	return LOST;
 }
 
 /*
- * Who unregisters holds nothing any longer: that is true only if the path
- * that holds the reservation is there, or the reservation can be moved.
+ * The guest's key is to go, or to change, and what it holds with it: that is
+ * true only if the path that holds it is there, or it can be moved.
  */
 static int
 bring_holder(struct op *op)
 {
-	int i, held = 1, r = 1, type;
+	int i, held, type, w;
 
 	op->held = 0;
-	for (i = 0; i < ROUNDS_MAX && r > 0; i++) {
-		r = held = held_by(op, op->key, &type);
-		if (held > 0)
-			r = holder_away(op);
-		if (r > 0)
-			move_holder(op, type);
-	}
-	op->held = held;
-	return r == 0;
-}
-
-static int
-unregister(struct op *op)
-{
-	int i, v = AWAY;
-
-	for (i = 0; i < ROUNDS_MAX && v == AWAY; i++) {
-		if (!bring_holder(op)) {
-			proto_sense(op->rp, LU_COMM_FAILURE);
-			return AWAY;
+	for (i = 0; i < ROUNDS_MAX; i++) {
+		held = held_by(op, op->key, &type);
+		if (held < 1)
+			return held == 0;
+		w = whose(op);
+		if (w != OURS || op->sa_key) {
+			/* What is away is for lay_ghosts(). */
+			op->held = w >= HERE;
+			return w != UNSURE;
 		}
-		/* The holder's end is what the others are told of. */
-		sort_paths(op);
-		v = change_key(op);
+		move_holder(op, type);
 	}
-	if (v != DONE)
-		return v;
-	clear_all(op, op->action, op->key);
-	drain(op);
-	return good(op);
+	return 0;
 }
 
 static int
@@ -1659,21 +1665,34 @@ register_key(struct op *op)
 {
 	struct lun *lun = op->lun;
 	uint8_t was_aptpl = lun->aptpl;
-	int v, r, known, before = -1;
+	int v, r, known, before = -1, i = 0;
 
-	if (op->sa_key == 0)
-		return unregister(op);
-	if (op->was)
+	if (op->was && op->sa_key)
 		note_ghosts(op);
-	known = recorded(lun);
-	op->reset = 0;
-	if (op->was)
-		before = count_key(op, op->was);
-	/* Who removes one of a key removes them all. */
-	op->gone = before >= 0 && before < known && op->was != op->sa_key;
-	v = change_key(op);
+	do {
+		if (op->was && op->key == op->was && op->key != op->sa_key &&
+		    !bring_holder(op)) {
+			proto_sense(op->rp, LU_COMM_FAILURE);
+			return AWAY;
+		}
+		known = recorded(lun);
+		op->reset = 0;
+		if (op->was && op->sa_key)
+			before = count_key(op, op->was);
+		/* Who removes one of a key removes them all. */
+		op->gone =
+		    before >= 0 && before < known && op->was != op->sa_key;
+		/* The holder's end is what the others are told of. */
+		sort_paths(op);
+		v = change_key(op);
+	} while (v == AWAY && op->held && !op->sa_key && ++i < ROUNDS_MAX);
 	if (v != DONE)
 		return v;
+	if (op->sa_key == 0) {
+		clear_all(op, op->action, op->key);
+		drain(op);
+		return good(op);
+	}
 	if (before == known && has_again(op, was_aptpl)) {
 		lun->changing = 0;
 		return registered(op, bring(op, REGISTER, 0, op->key), 0, 0);
@@ -1814,7 +1833,7 @@ release_lost(struct op *op)
 		proto_sense(op->rp, INVALID_RELEASE);
 		return FINAL;
 	}
-	if (holder_away(op) > 0 && move_holder(op, type))
+	if (whose(op) == OURS && move_holder(op, type))
 		return release_held(op);
 	return LOST;
 }
@@ -2399,6 +2418,8 @@ run_once(struct op *op)
 	note_gone(op);
 	sort_paths(op);
 	v = run_out(op);
+	if (v == AWAY && unclean(op))
+		heal(op);
 	gate(op);
 	ungate(op);
 	state_put(op->lun);

@@ -704,6 +704,42 @@ heard_of(int path)
 	return path < w.paths && !w.road[path].unlisted;
 }
 
+/* One of which it does not is as if another node had the key. */
+static int
+had_by_unknown(uint64_t key)
+{
+	int i = 0;
+
+	while (i < w.lun.n &&
+	    (!ours(i) || c.was.nexus[i].key != key || heard_of(i)))
+		i++;
+	return i < w.lun.n;
+}
+
+/*
+ * The guest gives its key up, or changes it: then what it holds must not stay
+ * behind with the old one, through a path that did not hear of it.
+ */
+static void
+check_left_behind(void)
+{
+	uint64_t key = c.action == REGISTER ? c.key : c.remembered;
+	int holder = c.was.holder;
+
+	if (!registers() || !c.out || c.sa == key || key != c.remembered)
+		return;
+	if (ours(holder) && !target_all(&c.was) &&
+	    (c.known || (holder < w.paths && !had_by_unknown(key))) &&
+	    w.lun.holder == holder &&
+	    held(&c.was, key) && held(&w.lun, key) &&
+	    (c.holder_known ||
+		(!others_have(&c.was, key) && !others_have(&w.lun, key))))
+		violated(c.sa ? "a change of the key is GOOD only if our "
+				"reservation goes with it" :
+				"an unregistration is GOOD only if our "
+				"reservation goes with it");
+}
+
 static void
 check_unregistered(void)
 {
@@ -714,14 +750,6 @@ check_unregistered(void)
 		return;
 	if (!c.lost_key)
 		violated("after an unregistration some path had no key");
-	if (c.out && ours(holder) && !target_all(&c.was) &&
-	    (heard_of(holder) || c.known) && w.lun.holder == holder &&
-	    held(&c.was, key) &&
-	    held(&w.lun, key) && key == c.remembered &&
-	    (c.holder_known ||
-		(!others_have(&c.was, key) && !others_have(&w.lun, key))))
-		violated("an unregistration is GOOD only if our reservation "
-			 "goes with it");
 	if (!calm())
 		return;
 	for (i = 0; timely() && i < w.paths; i++)
@@ -926,6 +954,13 @@ check_unchanged(const struct reply *rp)
 static void
 check_accepted(const struct reply *rp)
 {
+	int holder = c.was.holder;
+
+	/* But for one that would have left our reservation behind. */
+	if ((ours(holder) && held(&c.was, c.remembered) &&
+		(!sound(holder) || held(&w.lun, c.remembered))) ||
+	    others_have(&c.was, c.remembered))
+		return;
 	if (registers() && c.sa && c.accepted && !c.changing &&
 	    w.lun.n == w.paths + w.others &&
 	    rp->status == CHECK_CONDITION &&
@@ -1216,7 +1251,7 @@ excused(const struct request *rq, const struct reply *rp)
 	if (c.doubtful && action == RESERVE && sense == IO_TERMINATED &&
 	    others_have(&c.was, c.key))
 		return 1;
-	if (c.doubtful && registers() && !c.sa &&
+	if (c.doubtful && registers() && c.sa != c.remembered &&
 	    (rp->status == BUSY || sense == LU_COMM_FAILURE))
 		return 1;
 	/* SPDK: a path that is not the holder is removed, too, and refused. */
@@ -1340,6 +1375,7 @@ guest_ends(const struct request *rq, const struct reply *rp)
 		check_registered();
 		check_joined();
 		check_ghosts();
+		check_left_behind();
 		check_unregistered();
 		check_reserved();
 		check_released();
