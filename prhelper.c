@@ -77,7 +77,8 @@ static struct queue refuse = { .tail = &refuse.head };
 static struct queue returned = { .tail = &returned.head };
 
 /* Ours to remove; the directory only if it is empty. */
-static const char *socket_path, *pid_path;
+static const char *socket_path;
+static char *pid_path;
 static char state_socket[sizeof(((struct sockaddr_un *)0)->sun_path) + 1],
     state_dir[sizeof(state_socket) + sizeof(".state")];
 
@@ -507,6 +508,7 @@ remove_files(void)
 		unlink(socket_path);
 	if (pid_path)
 		unlink(pid_path);
+	free(pid_path);
 	socket_path = pid_path = NULL;
 	/* Empty, or it stays; where there is a socket it has a successor. */
 	if (state_dir[0] && access(state_socket, F_OK) < 0)
