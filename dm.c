@@ -393,11 +393,11 @@ trace_map(const struct map *m)
 }
 
 int
-dm_look(dev_t dev, struct map *m)
+dm_read(dev_t dev, struct map *m)
 {
 	int i, r = DM_BELOW;
 
-	if (!present)
+	if (!present || !dev)
 		return DM_OTHER;
 	if (take_turn() < 0)
 		return DM_BUSY;
@@ -410,16 +410,6 @@ dm_look(dev_t dev, struct map *m)
 	if (r == DM_MAP && tracing[TRACE_DM_MAP])
 		trace_map(m);
 	return r == DM_BELOW ? DM_OTHER : r;
-}
-
-int
-dm_read(int fd, struct map *m)
-{
-	struct stat st;
-
-	if (fstat(fd, &st) < 0 || !S_ISBLK(st.st_mode))
-		return DM_OTHER;
-	return dm_look(st.st_rdev, m);
 }
 
 /* A suspended map says EBUSY; one without this path or group, EINVAL. */

@@ -1419,7 +1419,7 @@ catch_up(struct op *op)
 	int new, round, r = BROUGHT;
 
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
-		if (dm_read(op->rq->fd, &map) != DM_MAP ||
+		if (dm_read(op->rq->dev, &map) != DM_MAP ||
 		    strcmp(map.wwid, op->map.wwid) != 0)
 			break;
 		new = 0;
@@ -2340,7 +2340,7 @@ look_at(const char *wwid)
 
 	if (!(op.lun = state_get(wwid)))
 		return 1;
-	r = dm_look(op.lun->map, &op.map);
+	r = dm_read(op.lun->map, &op.map);
 	if (r == DM_MAP && (op.map.n == 0 || strcmp(op.map.wwid, wwid) == 0)) {
 		note_gone(&op);
 		sort_paths(&op);
@@ -2444,7 +2444,7 @@ mpath_run(const struct request *rq, struct reply *rp)
 
 	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
 		op.end += SG_ABORT_TIME;
-	while ((r = dm_read(rq->fd, &op.map)) == DM_MAP) {
+	while ((r = dm_read(rq->dev, &op.map)) == DM_MAP) {
 		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
 			return;
 		if (run_once(&op) != AWAY)

@@ -132,7 +132,7 @@ run(struct client *c, struct request *rq, struct reply *rp)
 	    (long)c->pid, rq->fd, rq->cdb[0], rq->cdb[1] & ACTION_MASK,
 	    rq->len);
 	if (proto_check(rq, rp) == 0) {
-		if (sg_node(rq->fd))
+		if (sg_node(rq))
 			sg_run(rq, rp);
 		else
 			mpath_run(rq, rp);

@@ -104,6 +104,7 @@ enum {
 struct request {
 	uint8_t cdb[CDB_LEN];
 	int fd;        /* of the disk; -1: none */
+	dev_t dev;     /* what it is, if that is a block device; sg_node() */
 	uint32_t len;  /* allocation length or parameter list length */
 	uint8_t *data; /* DATA_MAX bytes: parameter list, payload */
 };
@@ -180,16 +181,14 @@ void confine_report(void);
  */
 int dm_init(void);
 /*
- * Read the multipath map that a descriptor is, or that a linear target over
+ * Read the multipath map that a block device is, or that a linear target over
  * the whole of it leads to. DM_OTHER: it is something else. DM_BUSY: the
  * library had no time, or no memory. DM_BROKEN: the kernel's answer is not
  * understood, or its paths lead to different logical units; a log line says
  * why.
  */
 enum { DM_MAP, DM_OTHER, DM_BUSY, DM_BROKEN };
-int dm_read(int fd, struct map *);
-/* The same for a map by its number, when there is no descriptor. */
-int dm_look(dev_t, struct map *);
+int dm_read(dev_t, struct map *);
 /*
  * Tell a map to use a path no more, or again: the messages fail_path and
  * reinstate_path of drivers/md/dm-mpath.c. 0, or -1: it is suspended, or gone.
@@ -312,8 +311,11 @@ void proto_log(const struct request *, const struct reply *, pid_t, uid_t);
 
 /* sg.c: the only ioctl(SG_IO) */
 
-/* Is this the node of a whole SCSI device, sd or sg? */
-int sg_node(int fd);
+/*
+ * Is the request's descriptor the node of a whole SCSI device, sd or sg? Sets
+ * its number, 0 if it is no block device.
+ */
+int sg_node(struct request *);
 /* Send the request to its disk, an sg_node(), and wait for the outcome. */
 void sg_run(const struct request *, struct reply *);
 /*

@@ -261,11 +261,16 @@ send_one(const struct request *rq, struct reply *rp, dev_t dev)
 }
 
 int
-sg_node(int fd)
+sg_node(struct request *rq)
 {
 	struct stat st;
 
-	return fstat(fd, &st) == 0 && scsi_node(&st);
+	rq->dev = 0;
+	if (fstat(rq->fd, &st) < 0)
+		return 0;
+	if (S_ISBLK(st.st_mode))
+		rq->dev = st.st_rdev;
+	return scsi_node(&st);
 }
 
 void

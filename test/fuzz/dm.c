@@ -5,7 +5,7 @@
  *
  * An input that begins with a printable character is the status line of a
  * multipath target, for dm_parse(). One that begins with a control character
- * is a row of answers to dm_look() and dm_queues(), one for each question: a
+ * is a row of answers to dm_read() and dm_queues(), one for each question: a
  * byte that says what is odd about it, the type of the target, its line, and a
  * line feed. Behind a byte that is no ASCII there is a map, field by field,
  * whose line must be understood.
@@ -333,7 +333,7 @@ look_around(void)
 	asked = 0;
 	seen = 0;
 	memset(&m, 0, sizeof(m));
-	r = dm_look(makedev(253, 0), &m);
+	r = dm_read(makedev(253, 0), &m);
 	must(asked <= ASKED_MAX, "it comes to an end");
 	must(r == DM_MAP || r == DM_OTHER || r == DM_BUSY || r == DM_BROKEN,
 	    "an answer is one of those that there are");

@@ -189,14 +189,7 @@ read_map(struct map *m)
 }
 
 int
-dm_read(int fd, struct map *m)
-{
-	must(!guest || fd == guest->fd, "the guest's descriptor is looked at");
-	return read_map(m);
-}
-
-int
-dm_look(dev_t dev, struct map *m)
+dm_read(dev_t dev, struct map *m)
 {
 	return dev == makedev(MAP_MAJOR, 0) ? read_map(m) : DM_OTHER;
 }
@@ -722,7 +715,7 @@ make(struct request *rq, unsigned int op)
 	}
 	if (rq->cdb[0] == PR_OUT)
 		put32(rq->cdb + 5, rq->len);
-	rq->fd = FAKE_FD + 1;
+	rq->dev = makedev(MAP_MAJOR, 0);
 }
 
 /* Forget it, or know what a predecessor may have written down. */

@@ -22,7 +22,6 @@ enum {
 	CALLS_MAX = 200000,
 	SOON = 200, /* until a command comes back, when all works */
 	SD_MAJOR = 8,
-	DM_MAJOR = 253,
 };
 
 static const char unit[] = "naa.6001405simulated";
@@ -648,7 +647,7 @@ read_map(struct map *map)
 		return DM_BUSY;
 	}
 	memset(map, 0, sizeof(*map));
-	map->dev = makedev(DM_MAJOR, 0);
+	map->dev = MAP_DEV;
 	map->group = 1;
 	for (i = 0; i < w.paths; i++) {
 		r = &w.road[i];
@@ -668,18 +667,11 @@ read_map(struct map *map)
 }
 
 int
-dm_read(int fd, struct map *map)
-{
-	(void)fd;
-	return read_map(map);
-}
-
-int
-dm_look(dev_t dev, struct map *map)
+dm_read(dev_t dev, struct map *map)
 {
 	int r;
 
-	if (dev != makedev(DM_MAJOR, 0))
+	if (dev != MAP_DEV)
 		violated("a map that was seen once is looked at");
 	r = read_map(map);
 	w.saw_map |= r == DM_MAP;
@@ -706,7 +698,7 @@ dm_use_path(const struct map *map, dev_t dev, int use)
 	struct road *r = &w.road[path];
 
 	count_call();
-	if (map->dev != makedev(DM_MAJOR, 0))
+	if (map->dev != MAP_DEV)
 		violated("the message is for the map");
 	if (use && !r->noted)
 		violated("only what we failed is reinstated by us: p%d",
@@ -740,7 +732,7 @@ int
 dm_use_group(const struct map *map, int group)
 {
 	count_call();
-	if (map->dev != makedev(DM_MAJOR, 0))
+	if (map->dev != MAP_DEV)
 		violated("the message is for the map");
 	if (group != 1)
 		violated("the group that was in use is used again");

@@ -759,7 +759,7 @@ static void
 play(void)
 {
 	static uint8_t data[DATA_MAX];
-	struct request rq = { .fd = 3, .data = data };
+	struct request rq = { .dev = MAP_DEV, .data = data };
 	struct reply rp;
 	size_t i, n;
 	int step;
@@ -977,7 +977,7 @@ static void
 faithful(void)
 {
 	static uint8_t data[DATA_MAX];
-	struct request rq = { .fd = 3, .data = data };
+	struct request rq = { .dev = MAP_DEV, .data = data };
 	struct reply rp;
 	int i, n;
 

@@ -8,6 +8,8 @@
  */
 
 /* Bits of byte 20 of a parameter list. */
+#define MAP_DEV makedev(253, 0) /* the map that the guest has */
+
 enum { FLAG_APTPL = 1, FLAG_ALL_TG_PT = 4, FLAG_SPEC_I_PT = 8 };
 
 /* What targets answer, as sense key, ASC and ASCQ. */

@@ -282,6 +282,7 @@ nodes(void)
 		{ "a directory", S_IFDIR, 8, 0, 0 },
 		{ "a socket", S_IFSOCK, 8, 0, 0 },
 	};
+	struct request rq = { .fd = FAKE_FD };
 	char name[96];
 	size_t i;
 
@@ -291,9 +292,13 @@ nodes(void)
 		node_minor = t[i].minor;
 		snprintf(name, sizeof(name), "%s is %s", t[i].name,
 			t[i].taken ? "taken" : "not taken");
-		check(sg_node(FAKE_FD) == t[i].taken, name);
+		check(sg_node(&rq) == t[i].taken, name);
+		check(rq.dev == (t[i].mode == S_IFBLK ?
+			makedev(t[i].major, t[i].minor) : 0),
+			"a block device has its number, nothing else has");
 	}
-	check(!sg_node(FAKE_FD + 1), "a closed descriptor is not taken");
+	rq.fd++;
+	check(!sg_node(&rq) && !rq.dev, "a closed descriptor is not taken");
 }
 
 int
