@@ -44,6 +44,9 @@ test:
 demo:
 	sh test/demo
 
+bench: all
+	sh test/bench/run
+
 sim:
 	@${MAKE} -s -C test sim/sim
 
@@ -86,5 +89,5 @@ dist:
 	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
 	rm -rf ${BIN}-${VERSION}
 
-.PHONY: all libs libdm image test demo sim check install install-systemd \
+.PHONY: all libs libdm image test demo bench sim check install install-systemd \
 	uninstall clean dist

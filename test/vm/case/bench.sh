@@ -1,0 +1,114 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# What a helper costs in the emulated machine, where there are disks and maps:
+# prhelper, the distribution's with libmultipath and multipathd, and the floor
+# (../../bench/floor.c), in turn in each round. A figure is a line
+#
+#	# figure NAME CONTESTANT MEDIAN [P99]
+#
+# in nanoseconds, which ../../bench/report takes. What is in the machine comes
+# from ../../bench/run.
+# vm: -m 2048 -t 1500
+
+# shellcheck source=test/vm/lib.sh
+. /lib.sh
+
+rounds=${BENCH_ROUNDS:-7}
+
+figure() {
+	diag "figure $*"
+}
+
+# measure NAME CONTESTANT SOCKET FILE [OPTION...] -- CDB...
+measure() {
+	name=$1 contestant=$2
+	shift 2
+	figures=$(bench trips "$@") || figures=failed
+	figure "$name" "$contestant" "$figures"
+}
+
+### The disks; multipathd makes the map of four, which both helpers serve
+
+lun a
+a=$(path a)
+lun b
+for i in 1 2 3 4; do
+	mkdir -p /run/path
+	ln -s "$(path b "$i")" "/run/path/$i"
+done
+b=$(readlink /run/path/1)
+mkdir -p /run/udev/data /etc/multipath
+for d in /run/path/*; do
+	echo I:1 >"/run/udev/data/b$(dev_of "$(readlink "$d")")"
+done
+cat >/etc/multipath.conf <<-END
+	defaults {
+		find_multipaths off
+		uid_attribute ""
+		reservation_key file
+	}
+	blacklist {
+		wwid ".*"
+	}
+	blacklist_exceptions {
+		wwid "$(wwid_of "$b")"
+	}
+	multipaths {
+		multipath {
+			wwid $(wwid_of "$b")
+			alias mb
+		}
+	}
+END
+multipathd -d -v 1 >&2 &
+ok 'multipathd makes the map' within 60 uses 4 mb
+dmsetup mknodes
+
+# Maps of n paths for prhelper alone
+for n in 1 2 4 8 16 32; do
+	lun "n$n"
+	paths=
+	for i in $(seq "$n"); do
+		paths="$paths $(path "n$n" "$i")"
+	done
+	# shellcheck disable=SC2086 # each is a word
+	multipath "m$n" $paths
+	eval "raw$n=${paths##* }"
+done
+
+### The contestants
+
+floor=/run/floor.sock peer=/run/peer.sock
+floor $floor &
+qemu-pr-helper -k $peer >&2 &
+ok 'prhelper serves' start_helper
+ok 'the others do' within 20 test -S $peer -a -S $floor
+
+keys=$(in_cdb 0 8192)
+# A guest that changes its key to and fro
+swap="$(out_cdb 6 0 0 a) $(out_cdb 6 0 0 c)"
+
+for round in $(seq "$rounds"); do
+	for who in floor:$floor prhelper:$socket qemu-pr-helper:$peer; do
+		measure disk-keys "${who%:*}" -n 300 "${who#*:}" "$a" "$keys"
+		measure disk-pause "${who%:*}" -n 20 -p 100 "${who#*:}" "$a" \
+			"$keys"
+	done
+	measure map-keys raw -n 100 - "$b" "$keys"
+	measure map-keys prhelper -n 100 $socket /dev/mapper/mb "$keys"
+	measure map-keys qemu-pr-helper -n 5 $peer /dev/mapper/mb "$keys"
+	for n in 1 2 4 8 16 32; do
+		eval "raw=\$raw$n"
+		# shellcheck disable=SC2086,SC2154 # two words; set by eval
+		measure "register-$n" raw -n 40 - "$raw" $swap
+		# shellcheck disable=SC2086 # two words
+		measure "register-$n" prhelper -n 10 $socket "/dev/mapper/m$n" \
+			$swap
+	done
+	diag "round $round"
+done
+# shellcheck disable=SC2086 # two words
+measure map-register raw -n 40 - "$b" $swap
+stop_helper
+done_testing
