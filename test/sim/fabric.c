@@ -316,7 +316,7 @@ send_job(struct job *j)
 	obstacles(path, f);
 	if (f->run_at == w.clock && happens(F_DOWN)) {
 		f->run_at = chance(500) ? w.clock : NEVER;
-		f->how = SG_LOST;
+		f->how = f->run_at == NEVER && chance(300) ? SG_DEAD : SG_LOST;
 		r->state = OFFLINE;
 		r->touched = 1;
 		fabric_trouble(w.clock);
