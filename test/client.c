@@ -5,8 +5,10 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <scsi/sg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -31,6 +33,13 @@ getbe(const unsigned char *p, int n)
 	while (n-- > 0)
 		v = v << 8 | *p++;
 	return v;
+}
+
+void
+putbe(unsigned char *p, unsigned long v, int n)
+{
+	for (; n-- > 0; v >>= 8)
+		p[n] = (unsigned char)v;
 }
 
 size_t
@@ -157,6 +166,35 @@ readanswer(int fd, const unsigned char *cdb, struct answer *a, int ms)
 	a->status = (int)status;
 	a->size = (int)size;
 	return readn(fd, a->data, size, ms) == size ? 0 : -1;
+}
+
+void
+direct(int disk, const unsigned char *cdb, const unsigned char *param,
+    size_t len, struct answer *a)
+{
+	struct sg_io_hdr io = {
+		.interface_id = 'S', .timeout = 60000,
+		.dxfer_direction = SG_DXFER_NONE, .dxferp = a->data,
+		.cmdp = (unsigned char *)cdb, .cmd_len = cdb[0] < 0x20 ? 6 : 10,
+		.sbp = a->sense, .mx_sb_len = SENSELEN,
+	};
+
+	if (len) {
+		io.dxfer_direction = SG_DXFER_TO_DEV;
+		io.dxferp = (unsigned char *)param;
+		io.dxfer_len = (unsigned)len;
+	} else if (cdb_len(cdb)) {
+		io.dxfer_direction = SG_DXFER_FROM_DEV;
+		io.dxfer_len = (unsigned)cdb_len(cdb);
+	}
+	memset(a->sense, 0, SENSELEN);
+	a->size = 0;
+	a->status = 0xff;
+	if (ioctl(disk, SG_IO, &io) < 0 || io.host_status)
+		return;
+	a->status = io.status;
+	if (io.dxfer_direction == SG_DXFER_FROM_DEV && io.status == 0)
+		a->size = (int)io.dxfer_len - io.resid;
 }
 
 static char *

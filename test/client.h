@@ -17,7 +17,9 @@ struct answer {
 };
 
 long long now_ms(void);
+/* Numbers of n bytes, big-endian. */
 unsigned long getbe(const unsigned char *p, int n);
+void putbe(unsigned char *p, unsigned long v, int n);
 /* Length of the parameter list (OUT) or the allocation length (IN). */
 size_t cdb_len(const unsigned char *cdb);
 /* A connected socket, or -1; no handshake. */
@@ -32,6 +34,11 @@ int sendfds(int fd, const void *buf, size_t n, const int *fds, int nfds);
 long handshake(int fd, int ms);
 /* 0 read, -1 connection closed or late, -2 the reply breaks the contract. */
 int readanswer(int fd, const unsigned char *cdb, struct answer *a, int ms);
+/*
+ * Without a helper: SG_IO. What is no SCSI status at all is told as status ff.
+ */
+void direct(int disk, const unsigned char *cdb, const unsigned char *param,
+    size_t len, struct answer *a);
 /* "SS K/AA/QQ PAYLOADHEX", with the raw sense data if raw; returns buf. */
 char *answer_line(char *buf, const struct answer *a, int raw);
 /* Hexadecimal digits to at most max bytes: the number, or -1. */

@@ -25,10 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
-
-#include <scsi/sg.h>
 
 #include "client.h"
 
@@ -140,35 +137,6 @@ finish(const char *why, int status)
 	exit(status);
 }
 
-/* What is no SCSI status at all is told as status ff. */
-static void
-direct(int dev, struct command *c, struct answer *a)
-{
-	sg_io_hdr_t io = {
-		.interface_id = 'S', .timeout = 60000,
-		.dxfer_direction = SG_DXFER_NONE, .dxferp = a->data,
-		.cmdp = c->cdb, .cmd_len = c->cdb[0] < 0x20 ? 6 : 10,
-		.sbp = a->sense, .mx_sb_len = SENSELEN,
-	};
-
-	if (c->len) {
-		io.dxfer_direction = SG_DXFER_TO_DEV;
-		io.dxferp = c->param;
-		io.dxfer_len = (unsigned)c->len;
-	} else if (cdb_len(c->cdb)) {
-		io.dxfer_direction = SG_DXFER_FROM_DEV;
-		io.dxfer_len = (unsigned)cdb_len(c->cdb);
-	}
-	memset(a->sense, 0, SENSELEN);
-	a->size = 0;
-	a->status = 0xff;
-	if (ioctl(dev, SG_IO, &io) < 0 || io.host_status)
-		return;
-	a->status = io.status;
-	if (io.dxfer_direction == SG_DXFER_FROM_DEV && io.status == 0)
-		a->size = (int)io.dxfer_len - io.resid;
-}
-
 static void
 through_helper(int sock, int dev, struct command *c, struct answer *a)
 {
@@ -220,7 +188,7 @@ run(int *sock, int dev, const char *text)
 
 	parse(&c, text);
 	if (*helper == '-')
-		direct(dev, &c, &a);
+		direct(dev, c.cdb, c.param, c.len, &a);
 	else if (!restarts)
 		through_helper(*sock, dev, &c, &a);
 	else

@@ -19,14 +19,12 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
-#include <scsi/sg.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -92,15 +90,6 @@ complain(const struct client *c, const char *fmt, ...)
 	va_end(ap);
 }
 
-static void
-putbe(unsigned char *p, uint64_t v)
-{
-	int i;
-
-	for (i = 8; i-- > 0; v >>= 8)
-		p[i] = (unsigned char)v;
-}
-
 /* One request, again while it is BUSY: its status; -1: no connection. */
 static int
 ask(struct client *c, const unsigned char *cdb, const unsigned char *list,
@@ -120,27 +109,17 @@ ask(struct client *c, const unsigned char *cdb, const unsigned char *list,
 
 /* The witness's view: READ KEYS or READ RESERVATION; -1 if it has none. */
 static int
-witness(const struct unit *u, int action, unsigned char data[DATAMAX])
+witness(const struct unit *u, int action, struct answer *a)
 {
-	unsigned char cdb[10] = { 0x5e, (unsigned char)action,
+	const unsigned char cdb[CDBLEN] = { 0x5e, (unsigned char)action,
 		[7] = DATAMAX >> 8 };
-	unsigned char sense[SENSELEN];
-	struct sg_io_hdr io = {
-		.interface_id = 'S',
-		.dxfer_direction = SG_DXFER_FROM_DEV,
-		.cmd_len = sizeof(cdb),
-		.cmdp = cdb,
-		.dxferp = data,
-		.dxfer_len = DATAMAX,
-		.sbp = sense,
-		.mx_sb_len = SENSELEN,
-		.timeout = PATIENCE,
-	};
 	int i;
 
-	for (i = 0; i < 10; i++) /* unit attentions of what the guest did */
-		if (ioctl(u->witness, SG_IO, &io) == 0 && io.status == 0)
+	for (i = 0; i < 10; i++) { /* unit attentions of what the guest did */
+		direct(u->witness, cdb, NULL, 0, a);
+		if (a->status == 0)
 			return 0;
+	}
 	return -1;
 }
 
@@ -149,28 +128,28 @@ static void
 check(const struct client *c, const char *what)
 {
 	const struct unit *u = c->unit;
-	unsigned char data[DATAMAX];
+	struct answer a;
 	unsigned long n, i, key, others = 0, found = 0;
 	int type = 0;
 
-	if (witness(u, READ_KEYS, data) < 0) {
+	if (witness(u, READ_KEYS, &a) < 0) {
 		complain(c, "the witness sees nothing");
 		return;
 	}
-	n = getbe(data + 4, 4);
+	n = getbe(a.data + 4, 4);
 	for (i = 0; i < n; i += 8) {
-		key = getbe(data + 8 + i, 8);
+		key = getbe(a.data + 8 + i, 8);
 		found += key == u->key;
 		others += key != u->key;
 	}
 	if ((u->key && !found) || (others && !u->leaves_keys))
 		complain(c, "%s, and %ld keys are there, %ld others", what,
 		    found, others);
-	if (witness(u, READ_RESERVATION, data) < 0)
+	if (witness(u, READ_RESERVATION, &a) < 0)
 		return;
-	key = getbe(data + 8, 8);
-	if (getbe(data + 4, 4))
-		type = data[21] & 0xf;
+	key = getbe(a.data + 8, 8);
+	if (getbe(a.data + 4, 4))
+		type = a.data[21] & 0xf;
 	if (type != u->type ||
 	    (type && type < ALL_REGISTRANTS && key != u->key))
 		complain(c, "%s, and key %lx holds type %d", what, key, type);
@@ -184,8 +163,8 @@ send_out(struct client *c, int action, int type, uint64_t key,
 		(unsigned char)type, [8] = LISTLEN };
 	unsigned char list[LISTLEN] = { 0 };
 
-	putbe(list, key);
-	putbe(list + 8, sa_key);
+	putbe(list, key, 8);
+	putbe(list + 8, sa_key, 8);
 	return ask(c, cdb, list, a);
 }
 
@@ -194,7 +173,6 @@ static void
 find_out(struct client *c)
 {
 	struct unit *u = c->unit;
-	unsigned char data[DATAMAX];
 	struct answer a;
 	int i = LEN(keys);
 
@@ -203,8 +181,8 @@ find_out(struct client *c)
 		;
 	u->key = keys[i];
 	u->type = 0;
-	if (witness(u, READ_RESERVATION, data) == 0 && getbe(data + 4, 4))
-		u->type = data[21] & 0xf;
+	if (witness(u, READ_RESERVATION, &a) == 0 && getbe(a.data + 4, 4))
+		u->type = a.data[21] & 0xf;
 }
 
 /* LIO has a word of its own for a nexus that is not registered. */

@@ -265,17 +265,27 @@ served(int fd)
 	return request(fd, in, devnull) && request(fd, out, devnull);
 }
 
+/* The first connection of a helper that starts. */
+static int
+first_hello(const char *path)
+{
+	long long end = now_ms() + SOON;
+	int fd;
+
+	while ((fd = hello(path)) < 0 && now_ms() < end)
+		msleep(5);
+	return fd;
+}
+
 /* Starts a helper and notes what it has open with one client that is quiet. */
 static int
 start_with(struct helper *h, const char *name, int what, rlim_t max,
     int inherited)
 {
-	long long end = now_ms() + SOON;
 	int fd, r;
 
 	launch(h, name, what, max, inherited);
-	while ((fd = hello(h->sock)) < 0 && now_ms() < end)
-		msleep(5);
+	fd = first_hello(h->sock);
 	r = served(fd);
 	h->nfds = count_fds(h->pid) - 1;
 	h->nthreads = (int)status_of(h->pid, "Threads");
@@ -1331,26 +1341,13 @@ retrying(void *arg)
 	return NULL;
 }
 
-/* Before that a SIGTERM would find it with no handler for it. */
-static int
-comes_up(const char *path)
-{
-	long long end = now_ms() + SOON;
-	int fd;
-
-	while ((fd = hello(path)) < 0 && now_ms() < end)
-		msleep(5);
-	close(fd);
-	return fd >= 0;
-}
-
 static const char *
 t_restart(void)
 {
 	pthread_t t[8];
 	size_t i;
 	long long began = 0, longest = 0;
-	int n, clean = 0;
+	int fd, n, clean = 0;
 
 	if (start(&restarted, "restart"))
 		return "the helper does not start";
@@ -1365,8 +1362,10 @@ t_restart(void)
 		if (now_ms() - began > longest)
 			longest = now_ms() - began;
 		launch(&restarted, "restart", 0, 0, 0);
-		if (!comes_up(restarted.sock))
+		/* Before that a SIGTERM finds no handler for it */
+		if ((fd = first_hello(restarted.sock)) < 0)
 			return "the helper does not start again";
+		close(fd);
 	}
 	msleep(100);
 	done = 1;

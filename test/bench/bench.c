@@ -23,13 +23,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <scsi/sg.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,10 +35,8 @@
 #include "../client.h"
 
 enum {
-	WARM = 50,       /* requests that are not counted */
-	TIMEOUT = 60000, /* ms */
+	WARM = 50, /* requests that are not counted */
 	COMMANDS = 8,
-	PR_CDBLEN = 10,
 	MODES = 4,
 };
 
@@ -100,21 +96,10 @@ joined(void)
 static int
 ask_device(const struct command *c)
 {
-	static unsigned char data[DATAMAX], sense[SENSELEN];
-	struct sg_io_hdr io = {
-		.interface_id = 'S',
-		.dxfer_direction =
-		    c->out ? SG_DXFER_TO_DEV : SG_DXFER_FROM_DEV,
-		.cmd_len = PR_CDBLEN,
-		.cmdp = (unsigned char *)c->cdb,
-		.dxferp = c->out ? (unsigned char *)c->param : data,
-		.dxfer_len = (unsigned)(c->out ? c->out : cdb_len(c->cdb)),
-		.sbp = sense,
-		.mx_sb_len = SENSELEN,
-		.timeout = TIMEOUT,
-	};
+	struct answer a;
 
-	return ioctl(disk, SG_IO, &io) < 0 ? 2 : io.status;
+	direct(disk, c->cdb, c->param, c->out, &a);
+	return a.status;
 }
 
 static int

@@ -23,15 +23,6 @@
 
 enum { TIMEOUT = 60000 /* ms */ };
 
-static void
-putbe32(unsigned char *p, unsigned v)
-{
-	int i;
-
-	for (i = 4; i-- > 0; v >>= 8)
-		p[i] = (unsigned char)v;
-}
-
 /* A CDB with a descriptor: that, or -1. */
 static int
 receive(int fd, unsigned char cdb[CDBLEN])
@@ -86,8 +77,8 @@ serve(int fd)
 		close(disk);
 		size = in && status == 0 ? (unsigned)(len - (size_t)io.resid) :
 					   0;
-		putbe32(reply, (unsigned)status);
-		putbe32(reply + 4, size);
+		putbe(reply, (unsigned)status, 4);
+		putbe(reply + 4, size, 4);
 		send(fd, reply, HDRLEN + size, MSG_NOSIGNAL);
 	}
 }
