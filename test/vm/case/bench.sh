@@ -20,7 +20,7 @@ figure() {
 	diag "figure $*"
 }
 
-# measure NAME CONTESTANT SOCKET FILE [OPTION...] -- CDB...
+# measure NAME CONTESTANT [OPTION...] SOCKET FILE CDB...
 measure() {
 	name=$1 contestant=$2
 	shift 2
@@ -38,9 +38,9 @@ for i in 1 2 3 4; do
 	ln -s "$(path b "$i")" "/run/path/$i"
 done
 b=$(readlink /run/path/1)
-mkdir -p /run/udev/data /etc/multipath
+mkdir -p /etc/multipath
 for d in /run/path/*; do
-	echo I:1 >"/run/udev/data/b$(dev_of "$(readlink "$d")")"
+	known "$(readlink "$d")"
 done
 cat >/etc/multipath.conf <<-END
 	defaults {

@@ -63,10 +63,9 @@ for side in ours theirs; do
 		alias $side
 	}"
 done
-# A database as udev leaves it: multipathd waits for who is not in it
-mkdir -p /run/udev/data /etc/multipath
+mkdir -p /etc/multipath
 for d in /run/ours/[1-4] /run/theirs/[1-4]; do
-	echo I:1 >"/run/udev/data/b$(dev_of "$(readlink "$d")")"
+	known "$(readlink "$d")"
 done
 cat >/etc/multipath.conf <<-END
 	defaults {

@@ -19,14 +19,10 @@ w=$(path a)
 # shellcheck disable=SC2034,SC2154 # for lib.sh; set above
 witness=$w ours="$p1 $p2 $p3 $p4"
 
-# A database as udev leaves it: multipathd waits for who is not in it
 mkdir -p /etc/multipath
-[ -d /run/systemd/system ] || {
-	mkdir -p /run/udev/data
-	for d in $ours; do
-		echo I:1 >"/run/udev/data/b$(dev_of "$d")"
-	done
-}
+[ -d /run/systemd/system ] || for d in $ours; do
+	known "$d"
+done
 cat >/etc/multipath.conf <<-END
 	defaults {
 		find_multipaths off
