@@ -38,6 +38,6 @@ for case in mpath ${PRHELPER_LONG:+target state fence killed return beside \
 	is "$(grep -c '^not ok' "$tmp/$case.tap")" 0 "$case: as it should be"
 	ok "$case: to its end" grep -q '^# case ended: 0' "$tmp/$case.tap"
 	is "$(grep -aE 'ERROR: .*Sanitizer|runtime error' \
-		"test/log/$case.console")" '' "$case: nothing to report"
+		"test/log/$case-watched.console")" '' "$case: nothing to report"
 done
 done_testing

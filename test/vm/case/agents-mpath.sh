@@ -4,7 +4,7 @@
 # fence_mpath as the distribution has it, with its multipathd and the key that
 # it wants in multipath.conf, on a host beside guests on the same logical unit:
 # on one of another host, and on its own, over the same map.
-# vm: -m 2048 -t 1200 -r host
+# vm: -m 2048 -r host
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

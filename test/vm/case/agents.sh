@@ -6,7 +6,7 @@
 # on hosts, beside a helper that serves a guest on the same logical unit: over
 # other nexuses, and over the guest's own map, where whoever registers last has
 # the nexus and the helper does not fight.
-# vm: -m 2048 -t 1800 -r host
+# vm: -m 2048 -t 2400 -r host
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

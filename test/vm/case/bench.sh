@@ -9,7 +9,7 @@
 #
 # in nanoseconds, which ../../bench/report takes. What is in the machine comes
 # from ../../bench/run.
-# vm: -m 2048 -t 1500
+# vm: -m 2048
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -4,7 +4,6 @@
 # The host's own tools on the very nexuses that prhelper serves a guest on:
 # what one did the other sees; and what they took from the guest, by removing
 # or replacing its key, stays taken, and what they put in its place stays.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -5,7 +5,7 @@
 # /seeds; each is played on a new logical unit of LIO with four paths and two
 # nexuses of other hosts. A difference is a fault of the simulator, or one of
 # prhelper that only a real target shows.
-# vm: -m 1536 -t 400
+# vm: -m 1536
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -8,7 +8,6 @@
 # whichever of his paths were away and return. The same happens over tcm_loop
 # with PREEMPT, and over iSCSI with PREEMPT AND ABORT, which over tcm_loop
 # deadlocks the kernel's target.
-# vm: -t 600
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -5,7 +5,7 @@
 # return at random and the helper is killed and started again a hundred times.
 # There is no multipathd: we fail a broken path and reinstate it as it would.
 # Since no other host ever reserves, no write of the guest may be refused.
-# vm: -m 2048 -t 400
+# vm: -m 2048
 
 # shellcheck source=test/vm/lib-guest.sh
 . /lib-guest.sh

@@ -5,7 +5,7 @@
 # as scsi-block; its reservations go through prhelper. Another nexus to the
 # same disk plays another host, and is the witness. The same story happens
 # twice: with a plain disk, and with a map of four paths.
-# vm: -m 2048 -t 300
+# vm: -m 2048
 
 # shellcheck source=test/vm/lib-guest.sh
 . /lib-guest.sh

@@ -1,6 +1,5 @@
 #!/bin/sh
 # See LICENSE file for copyright and license details.
-# vm: -t 600
 #
 # Disks with a real network under them: PREEMPT AND ABORT, which deadlocks
 # the kernel's target over tcm_loop, and disks that hang: what that means for

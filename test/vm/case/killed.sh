@@ -3,7 +3,6 @@
 #
 # The helper is killed, idle and at work, and the next one takes up what it
 # left: paths that return then, keys that another host preempted meanwhile.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -4,7 +4,7 @@
 # The container image as KubeVirt starts it: KubeVirt's own DaemonSet with the
 # patches of doc/kubevirt.md, merged by kubectl, run by crun. kubelet and
 # virt-handler are played, guests are processes of user 107.
-# vm: -m 2048 -t 500 -r host
+# vm: -m 2048 -r host
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

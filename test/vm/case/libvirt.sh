@@ -6,7 +6,7 @@
 # somebody else's. It begins with the helper that the distribution has; then
 # prhelper takes over, as doc/libvirt.md tells the administrator. What libvirt
 # makes for a helper is looked at from outside.
-# vm: -m 2048 -t 1200 -r host
+# vm: -m 2048 -r host
 
 # shellcheck source=test/vm/lib-guest.sh
 . /lib-guest.sh

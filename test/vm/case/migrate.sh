@@ -8,7 +8,7 @@
 # the destination READ RESERVATION, REGISTER and PREEMPT of the guest's own
 # key; the source nothing, unless the migration fails: then the same. It does
 # not move reservations of all registrants: they become Write Exclusive.
-# vm: -m 2048 -t 900 -r newest
+# vm: -m 2048 -r newest
 
 # shellcheck source=test/vm/lib-guest.sh
 . /lib-guest.sh

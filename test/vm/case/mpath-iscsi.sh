@@ -5,7 +5,6 @@
 # the kernel's target over tcm_loop, and paths that fall silent while the
 # kernel takes them for well: who waits for them, and for how long. Times are
 # generous, since the machine is emulated: silence for ever is the other case.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

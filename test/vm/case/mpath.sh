@@ -5,7 +5,6 @@
 # map of four paths, other maps, paths that are dead or hold a stale key, and
 # another host whose nexuses are not in the map. The device is LIO through
 # tcm_loop; who looks at the result knows nothing of the helper.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -6,7 +6,6 @@
 # same history. After each command the result, the keys and the reservation
 # at the target must be the same, but for the differences that are listed
 # first. What is in the machine comes from ../../t/vm-mpathpersist.t.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

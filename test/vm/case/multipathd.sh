@@ -7,7 +7,6 @@
 # commands go on: each is answered as without all that, and in the end each
 # path has the key and is in use. What is in the machine comes from
 # ../../t/vm-multipathd.t.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -4,7 +4,7 @@
 # Each command of doc/moving.md and doc/troubleshooting.md, in that order, on a
 # host with the distribution's multipathd and qemu-pr-helper, while a guest has
 # a key: the move, the look around, and the way back.
-# vm: -m 2048 -t 600 -r host
+# vm: -m 2048 -r host
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -8,7 +8,6 @@
 # differences that are listed first. PREEMPT AND ABORT is not here: it hangs
 # this target. Few commands go through sg nodes: there qemu-pr-helper gives a
 # disk only 1 ms.
-# vm: -t 900
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -5,7 +5,6 @@
 # multipathd registers a key that the guest has given up, or takes the guest's
 # from a path that returns. And what doc/moving.md tells to do about it works.
 # The file moving.md is what ../../t/vm-prkeys.t brings, with multipathd.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -3,7 +3,6 @@
 #
 # Paths over a network whose sessions are really lost, recovered by iscsid,
 # and returned: a command may hang meanwhile, and be executed late.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -4,7 +4,6 @@
 # Paths that die and return, leave the map and come into it, while the guest
 # changes something, another host does, or the helper is killed. What a
 # returned path gets, it gets without a command of the guest.
-# vm: -t 400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

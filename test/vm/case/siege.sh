@@ -5,7 +5,7 @@
 # then requests without end on a plain disk and on a map whose paths come and
 # go, each answer checked from a nexus of its own (../../siege.c). What the
 # helper needs for it, it gives back.
-# vm: -m 2048 -t 1500
+# vm: -m 2048 -t 2400
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh

@@ -4,7 +4,7 @@
 # prhelper as a service of systemd, with udev: the commands of doc/systemd.md,
 # in its order. It takes the place of QEMU's own helper, starts when somebody
 # connects, is restarted and killed under load, and goes away again.
-# vm: -m 2048 -t 900 -r host
+# vm: -m 2048 -r host
 
 # shellcheck source=test/vm/lib.sh
 . /lib.sh
