@@ -351,15 +351,15 @@ look(struct map *m)
 	return r;
 }
 
-/* All paths must lead to one logical unit; gone ones have no name. */
+/* The name that the first path has that has one; gone ones have none. */
 static int
-find_wwid(struct map *m)
+find_wwid(struct map *m, int all)
 {
 	char wwid[WWID_LEN];
 	int i;
 
 	m->wwid[0] = '\0';
-	for (i = 0; i < m->n; i++) {
+	for (i = 0; i < m->n && (all || !m->wwid[0]); i++) {
 		if (path_wwid(m->paths[i].dev, wwid) < 0)
 			continue;
 		if (!m->wwid[0])
@@ -393,7 +393,7 @@ trace_map(const struct map *m)
 }
 
 int
-dm_read(dev_t dev, struct map *m)
+dm_read(dev_t dev, struct map *m, int all)
 {
 	int i, r = DM_BELOW;
 
@@ -404,7 +404,7 @@ dm_read(dev_t dev, struct map *m)
 	m->dev = dev;
 	for (i = 0; i <= LEVELS && r == DM_BELOW; i++)
 		r = look(m);
-	if (r == DM_MAP && find_wwid(m) < 0)
+	if (r == DM_MAP && find_wwid(m, all) < 0)
 		r = DM_BROKEN;
 	pthread_mutex_unlock(&library);
 	if (r == DM_MAP && tracing[TRACE_DM_MAP])

@@ -1419,7 +1419,7 @@ catch_up(struct op *op)
 	int new, round, r = BROUGHT;
 
 	for (round = 0; round < ROUNDS_MAX && r == BROUGHT; round++) {
-		if (dm_read(op->rq->dev, &map) != DM_MAP ||
+		if (dm_read(op->rq->dev, &map, 1) != DM_MAP ||
 		    strcmp(map.wwid, op->map.wwid) != 0)
 			break;
 		new = 0;
@@ -2340,7 +2340,7 @@ look_at(const char *wwid)
 
 	if (!(op.lun = state_get(wwid)))
 		return 1;
-	r = dm_read(op.lun->map, &op.map);
+	r = dm_read(op.lun->map, &op.map, 1);
 	if (r == DM_MAP && (op.map.n == 0 || strcmp(op.map.wwid, wwid) == 0)) {
 		note_gone(&op);
 		sort_paths(&op);
@@ -2440,11 +2440,13 @@ mpath_run(const struct request *rq, struct reply *rp)
 		.action = rq->cdb[1] & ACTION_MASK,
 		.end = now() + MPATH_TIME - UNDO_TIME,
 	};
+	const int out = rq->cdb[0] != PR_IN;
 	int r;
 
 	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
 		op.end += SG_ABORT_TIME;
-	while ((r = dm_read(rq->dev, &op.map)) == DM_MAP) {
+	/* An IN needs one path only, looked at before it is used. */
+	while ((r = dm_read(rq->dev, &op.map, out)) == DM_MAP) {
 		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
 			return;
 		if (run_once(&op) != AWAY)

@@ -21,9 +21,10 @@
 #define SYSFS "/sys/dev/block"
 
 enum {
-	SLOTS = 64,     /* of devices that were complained of */
-	SD_MINORS = 16, /* sd: the disk, then its partitions */
-	UEVENT_LEN = 512,
+	SLOTS = 64,      /* of devices that were complained of */
+	SD_MINORS = 16,  /* sd: the disk, then its partitions */
+	LINK_LEN = 1024, /* the way to a disk may lead over many bridges */
+	NODE_LEN = 40,   /* the kernel's name for a disk has at most 31 bytes */
 };
 
 /*
@@ -47,7 +48,10 @@ may_warn(dev_t dev)
 	return yes;
 }
 
-/* Open a file that sysfs has of a block device. */
+/*
+ * Open a file that sysfs has of a block device. openat(): to an open() that
+ * has O_CLOEXEC musl adds a system call.
+ */
 static int
 open_attribute(dev_t dev, const char *name, int flags)
 {
@@ -55,7 +59,7 @@ open_attribute(dev_t dev, const char *name, int flags)
 
 	snprintf(path, sizeof(path), SYSFS "/%u:%u/%s", major(dev), minor(dev),
 	    name);
-	return open(path, flags | O_CLOEXEC);
+	return openat(AT_FDCWD, path, flags | O_CLOEXEC);
 }
 
 /* Read one; -1 also if it is longer. */
@@ -119,18 +123,21 @@ path_rescan(dev_t dev)
 	close(fd);
 }
 
-/* The name of its node below /dev. */
+/* Its node below /dev, by the last name of where its link in sysfs leads. */
 static int
-node_name(dev_t dev, char *buf, size_t size)
+node_name(dev_t dev, char buf[NODE_LEN])
 {
-	char uevent[UEVENT_LEN], *p;
+	char path[64], link[LINK_LEN], *p;
+	ssize_t n;
 
-	if (attribute(dev, "uevent", uevent, sizeof(uevent)) < 0 ||
-	    !(p = strstr(uevent, "DEVNAME=")))
+	snprintf(path, sizeof(path), SYSFS "/%u:%u", major(dev), minor(dev));
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0 || (size_t)n == sizeof(link) - 1)
 		return -1;
-	p += strlen("DEVNAME=");
-	p[strcspn(p, "\n")] = '\0';
-	snprintf(buf, size, "/dev/%s", p);
+	link[n] = '\0';
+	if (!(p = strrchr(link, '/')) || strlen(p) >= NODE_LEN - strlen("/dev"))
+		return -1;
+	snprintf(buf, NODE_LEN, "/dev%s", p);
 	return 0;
 }
 
@@ -204,16 +211,17 @@ failed(dev_t dev, const char *node)
 int
 path_open(dev_t dev, const char *wwid, uint8_t *how)
 {
-	char node[UEVENT_LEN];
+	char node[NODE_LEN];
 	struct stat st;
 	int fd;
 
 	if ((*how = state(dev)) != SG_ANSWERED)
 		return -1;
 	*how = SG_UNUSABLE;
-	if (!same_unit(dev, wwid) || node_name(dev, node, sizeof(node)) < 0)
+	if (!same_unit(dev, wwid) || node_name(dev, node) < 0)
 		return -1;
-	if ((fd = open(node, O_RDONLY | O_NONBLOCK | O_CLOEXEC)) < 0) {
+	fd = openat(AT_FDCWD, node, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0) {
 		*how = failed(dev, node);
 		return -1;
 	}

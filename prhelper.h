@@ -184,11 +184,11 @@ int dm_init(void);
  * Read the multipath map that a block device is, or that a linear target over
  * the whole of it leads to. DM_OTHER: it is something else. DM_BUSY: the
  * library had no time, or no memory. DM_BROKEN: the kernel's answer is not
- * understood, or its paths lead to different logical units; a log line says
- * why.
+ * understood, or, where all of them are to be asked, its paths lead to
+ * different logical units; a log line says why.
  */
 enum { DM_MAP, DM_OTHER, DM_BUSY, DM_BROKEN };
-int dm_read(dev_t, struct map *);
+int dm_read(dev_t, struct map *, int all);
 /*
  * Tell a map to use a path no more, or again: the messages fail_path and
  * reinstate_path of drivers/md/dm-mpath.c. 0, or -1: it is suspended, or gone.

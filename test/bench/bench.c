@@ -15,7 +15,10 @@
  *
  *	bench start [-n N] SOCKET COMMAND...
  *
- * From the start of a helper until it greets: the same two figures.
+ *	bench run [-n N] COMMAND...
+ *
+ * From the start of a helper until it greets, and from the start of a command
+ * to its end: the same two figures.
  * Exit status: 1 a request was not answered, or not GOOD where the first one
  * was; 3 wrong use.
  */
@@ -37,8 +40,9 @@
 enum {
 	WARM = 50, /* requests that are not counted */
 	COMMANDS = 8,
-	MODES = 4,
 };
+
+enum { TRIPS, CONNECTS, RATE, START, RUN, MODES };
 
 struct command {
 	unsigned char cdb[CDBLEN], param[DATAMAX];
@@ -236,14 +240,32 @@ start_once(char *argv[])
 	return took;
 }
 
+/* How long a command takes that does its work and ends. */
+static int64_t
+run_once(char *argv[])
+{
+	int64_t begin = ns();
+	int status;
+	pid_t pid;
+
+	if ((pid = fork()) == 0) {
+		dup2(open("/dev/null", O_WRONLY), 1);
+		execvp(argv[0], argv);
+		_exit(1);
+	}
+	if (waitpid(pid, &status, 0) < 0 || status)
+		fail("it failed");
+	return ns() - begin;
+}
+
 static void
-starts(char *argv[])
+repeat(int64_t (*once)(char *argv[]), char *argv[])
 {
 	int64_t *took = calloc((size_t)count, sizeof(*took));
 	long i;
 
 	for (i = 0; i < count; i++)
-		took[i] = start_once(argv);
+		took[i] = once(argv);
 	print(took);
 }
 
@@ -253,7 +275,8 @@ usage(void)
 	fputs("usage: bench trips|connects|rate [-c CONNECTIONS] [-i IDLE] "
 	      "[-n N] [-p MS]\n"
 	      "    SOCKET FILE CDBHEX[:PARAMHEX]...\n"
-	      "       bench start [-n N] SOCKET COMMAND...\n",
+	      "       bench start [-n N] SOCKET COMMAND...\n"
+	      "       bench run [-n N] COMMAND...\n",
 	    stderr);
 	exit(3);
 }
@@ -278,11 +301,13 @@ main(int argc, char *argv[])
 	static const struct {
 		const char *name;
 		void (*run)(void);
+		int operands; /* at least so many */
 	} modes[MODES] = {
-		{ "trips", trips },
-		{ "connects", connects },
-		{ "rate", rate },
-		{ "start", NULL },
+		[TRIPS] = { "trips", trips, 3 },
+		[CONNECTS] = { "connects", connects, 3 },
+		[RATE] = { "rate", rate, 3 },
+		[START] = { "start", NULL, 2 },
+		[RUN] = { "run", NULL, 1 },
 	};
 	size_t mode = 0;
 	int c;
@@ -303,15 +328,15 @@ main(int argc, char *argv[])
 	}
 	argv += optind;
 	argc -= optind;
-	if (argc < 2 || count < 1 || connections < 1)
+	if (argc < modes[mode].operands || count < 1 || connections < 1)
 		usage();
 	sock = argv[0];
-	if (!modes[mode].run) {
-		starts(argv + 1);
+	if (mode == START)
+		repeat(start_once, argv + 1);
+	if (mode == RUN)
+		repeat(run_once, argv);
+	if (!modes[mode].run)
 		return 0;
-	}
-	if (argc < 3)
-		usage();
 	if ((disk = open(argv[1], O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) {
 		perror(argv[1]);
 		return 3;

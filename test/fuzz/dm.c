@@ -333,7 +333,7 @@ look_around(void)
 	asked = 0;
 	seen = 0;
 	memset(&m, 0, sizeof(m));
-	r = dm_read(makedev(253, 0), &m);
+	r = dm_read(makedev(253, 0), &m, 1);
 	must(asked <= ASKED_MAX, "it comes to an end");
 	must(r == DM_MAP || r == DM_OTHER || r == DM_BUSY || r == DM_BROKEN,
 	    "an answer is one of those that there are");

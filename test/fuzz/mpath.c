@@ -189,8 +189,9 @@ read_map(struct map *m)
 }
 
 int
-dm_read(dev_t dev, struct map *m)
+dm_read(dev_t dev, struct map *m, int all)
 {
+	(void)all; /* they are of one unit */
 	return dev == makedev(MAP_MAJOR, 0) ? read_map(m) : DM_OTHER;
 }
 

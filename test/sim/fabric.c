@@ -667,10 +667,11 @@ read_map(struct map *map)
 }
 
 int
-dm_read(dev_t dev, struct map *map)
+dm_read(dev_t dev, struct map *map, int all)
 {
 	int r;
 
+	(void)all; /* they are of one unit */
 	if (dev != MAP_DEV)
 		violated("a map that was seen once is looked at");
 	r = read_map(map);

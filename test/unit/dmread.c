@@ -317,7 +317,7 @@ static int
 reading(unsigned int minor, struct map *m)
 {
 	memset(m, 0xee, sizeof(*m));
-	return dm_read(makedev(DM_MAJOR, minor), m);
+	return dm_read(makedev(DM_MAJOR, minor), m, 1);
 }
 
 static void
@@ -362,6 +362,8 @@ kinds(void)
 		"both paths have it");
 	names[0] = "naa.600140";
 	check(reading(0, &m) == DM_BROKEN, "paths of two units");
+	check(dm_read(makedev(DM_MAJOR, 0), &m, 0) == DM_MAP &&
+		strcmp(m.wwid, names[0]) == 0, "the first one is enough");
 	names[0] = names[1] = NULL;
 	check(reading(0, &m) == DM_MAP && m.wwid[0] == '\0',
 		"no path has a name");
@@ -369,8 +371,8 @@ kinds(void)
 	reading(21, &m);
 	check(m.n == 0 && m.wwid[0] == '\0', "no path, no name");
 	check(reading(200, &m) == DM_OTHER, "a device that is gone");
-	check(dm_read(makedev(8, 0), &m) == DM_OTHER, "a disk");
-	check(dm_read(0, &m) == DM_OTHER && tasks == 0, "no block device");
+	check(dm_read(makedev(8, 0), &m, 1) == DM_OTHER, "a disk");
+	check(dm_read(0, &m, 1) == DM_OTHER && tasks == 0, "no block device");
 }
 
 static void
@@ -425,7 +427,7 @@ failures(void)
 static void *
 hanging(void *arg)
 {
-	*(int *)arg = dm_read(makedev(DM_MAJOR, 0), &hung_map);
+	*(int *)arg = dm_read(makedev(DM_MAJOR, 0), &hung_map, 1);
 	return NULL;
 }
 

@@ -1,7 +1,8 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * path_open() and path_wwid() with a sysfs and a /dev that this file makes
- * up: the linker chooses its open(), access(), fstat() and warn().
+ * up: the linker chooses its openat(), readlink(), access(), fstat() and
+ * warn().
  */
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -22,12 +23,12 @@
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WWID "naa.600140500000001"
-#define UEVENT "MAJOR=8\nMINOR=16\nDEVNAME=sdb\nDEVTYPE=disk\n"
+#define LINK "../../devices/pci0000:00/host1/target1:0:0/1:0:0:0/block/sdb"
 
 /* Everything that sysfs and /dev say of the path 8:16. */
 static struct {
 	/* NULL: no such file */
-	const char *state, *wwid, *uevent, *size, *device_busy;
+	const char *state, *wwid, *link, *size, *device_busy;
 	int no_sysfs;
 	int err;     /* of opening the node */
 	int vanish;  /* the disk goes away when its node is opened */
@@ -85,12 +86,26 @@ text(const char *s)
 	return end[0];
 }
 
+ssize_t
+readlink(const char *restrict path, char *restrict buf, size_t size)
+{
+	size_t n;
+
+	errno = ENOENT;
+	if (sys.no_sysfs || strcmp(path, "/sys/dev/block/8:16") || !sys.link)
+		return -1;
+	n = strlen(sys.link);
+	memcpy(buf, sys.link, n < size ? n : size);
+	return (ssize_t)(n < size ? n : size);
+}
+
 int
-open(const char *path, int how, ...)
+openat(int at, const char *path, int how, ...)
 {
 	static const char dir[] = "/sys/dev/block/8:16/";
 	const char *name = path + strlen(dir);
 
+	(void)at;
 	if (strcmp(path, "/dev/sdb") == 0) {
 		opened++;
 		flags = how;
@@ -106,8 +121,6 @@ open(const char *path, int how, ...)
 		return text(sys.state);
 	if (strcmp(name, "device/wwid") == 0)
 		return text(sys.wwid);
-	if (strcmp(name, "uevent") == 0)
-		return text(sys.uevent);
 	if (strcmp(name, "device/device_busy") == 0)
 		return text(sys.device_busy);
 	return text(strcmp(name, "size") == 0 ? sys.size : NULL);
@@ -137,7 +150,7 @@ reset(void)
 	memset(&sys, 0, sizeof(sys));
 	sys.state = "running\n";
 	sys.wwid = WWID "\n";
-	sys.uevent = UEVENT;
+	sys.link = LINK;
 	sys.mode = S_IFBLK;
 	sys.rdev = makedev(8, 16);
 	said[0] = '\0';
@@ -252,6 +265,7 @@ busy(void)
 static void
 opens(void)
 {
+	static char far[2000];
 	uint8_t how = 0xee;
 
 	reset();
@@ -292,8 +306,17 @@ opens(void)
 	sys.wwid = NULL;
 	refused(SG_UNUSABLE, WWID, "a unit without a name");
 	reset();
-	sys.uevent = "MAJOR=8\nMINOR=16\n";
-	refused(SG_UNUSABLE, NULL, "a disk without a node's name");
+	sys.link = NULL;
+	refused(SG_UNUSABLE, NULL, "a disk without a link");
+	reset();
+	memset(far, 'x', sizeof(far) - 1);
+	sys.link = far;
+	refused(SG_UNUSABLE, NULL, "a link to nowhere");
+	far[3] = '/';
+	refused(SG_UNUSABLE, NULL, "a link that is too long");
+	sys.link = far + sizeof(far) - 100;
+	far[sizeof(far) - 50] = '/';
+	refused(SG_UNUSABLE, NULL, "a name that is too long");
 }
 
 static void

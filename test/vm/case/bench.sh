@@ -77,6 +77,15 @@ for n in 1 2 4 8 16 32; do
 	eval "raw$n=${paths##* }"
 done
 
+# One whose fourth path goes silent: commands are lost and nobody says so
+lun h
+for i in 1 2 3 4; do
+	iscsi_export h "127.0.1.$i"
+	eval "h$i=\$(iscsi_login h h 127.0.1.$i)"
+done
+# shellcheck disable=SC2154 # set by eval
+multipath mh "$h1" "$h2" "$h3" "$h4"
+
 ### The contestants
 
 floor=/run/floor.sock peer=/run/peer.sock
@@ -88,6 +97,7 @@ ok 'the others do' within 20 test -S $peer -a -S $floor
 keys=$(in_cdb 0 8192)
 # A guest that changes its key to and fro
 swap="$(out_cdb 6 0 0 a) $(out_cdb 6 0 0 c)"
+register=$(out_cdb 6 0 0 a)
 
 for round in $(seq "$rounds"); do
 	for who in floor:$floor prhelper:$socket qemu-pr-helper:$peer; do
@@ -106,9 +116,28 @@ for round in $(seq "$rounds"); do
 		measure "register-$n" prhelper -n 10 $socket "/dev/mapper/m$n" \
 			$swap
 	done
-	diag "round $round"
+	# Whoever runs mpathpersist waits for all of it
+	figure tool-keys mpathpersist \
+		"$(bench run -n 2 mpathpersist -i -k /dev/mapper/mb)"
+	figure tool-register mpathpersist "$(bench run -n 2 mpathpersist -o \
+		--register-ignore --param-sark=a /dev/mapper/mb)"
+	measure tool-keys prhelper -n 20 $socket /dev/mapper/mb "$keys"
+	measure tool-register prhelper -n 10 $socket /dev/mapper/mb \
+		"$register"
+	# Nothing is remembered of a path that works: each silence is news
+	measure hung all -p 1 -n 5 $socket /dev/mapper/mh "$register"
+	silence 127.0.1.4
+	measure hung one -p 1 -n 1 $socket /dev/mapper/mh "$register"
+	unsilence 127.0.1.4
+	ok "round $round: the silent path is back" within 60 uses 4 mh
 done
-# shellcheck disable=SC2086 # two words
-measure map-register raw -n 40 - "$b" $swap
+
+### System calls of a request
+
+for what in "disk $a" 'map /dev/mapper/mb'; do
+	diag "calls ${what% *} READ KEYS: $(calls "${what#* }" "$keys")"
+	diag "calls ${what% *} REGISTER AND IGNORE: $(
+		calls "${what#* }" "$register")"
+done
 stop_helper
 done_testing
