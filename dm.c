@@ -353,13 +353,12 @@ look(struct map *m)
 
 /* The name that the first path has that has one; gone ones have none. */
 static int
-find_wwid(struct map *m, int all)
+find_wwid(struct map *m)
 {
 	char wwid[WWID_LEN];
 	int i;
 
-	m->wwid[0] = '\0';
-	for (i = 0; i < m->n && (all || !m->wwid[0]); i++) {
+	for (i = 0; i < m->n; i++) {
 		if (path_wwid(m->paths[i].dev, wwid) < 0)
 			continue;
 		if (!m->wwid[0])
@@ -393,7 +392,7 @@ trace_map(const struct map *m)
 }
 
 int
-dm_read(dev_t dev, struct map *m, int all)
+dm_read(dev_t dev, struct map *m, int named)
 {
 	int i, r = DM_BELOW;
 
@@ -402,9 +401,10 @@ dm_read(dev_t dev, struct map *m, int all)
 	if (take_turn() < 0)
 		return DM_BUSY;
 	m->dev = dev;
+	m->wwid[0] = '\0';
 	for (i = 0; i <= LEVELS && r == DM_BELOW; i++)
 		r = look(m);
-	if (r == DM_MAP && find_wwid(m, all) < 0)
+	if (r == DM_MAP && named && find_wwid(m) < 0)
 		r = DM_BROKEN;
 	pthread_mutex_unlock(&library);
 	if (r == DM_MAP && tracing[TRACE_DM_MAP])

@@ -2403,12 +2403,14 @@ run_once(struct op *op)
 {
 	int v;
 
-	if (op->map.n == 0 || !op->map.wwid[0])
+	if (op->map.n == 0)
 		return AWAY;
 	if (op->rq->cdb[0] == PR_IN) {
 		sort_paths(op);
 		return ask_paths(op, op->rq, op->rp);
 	}
+	if (!op->map.wwid[0])
+		return AWAY;
 	if (!(op->lun = state_get(op->map.wwid))) {
 		proto_status(op->rp, BUSY);
 		return FINAL;
@@ -2445,7 +2447,8 @@ mpath_run(const struct request *rq, struct reply *rp)
 
 	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
 		op.end += SG_ABORT_TIME;
-	/* An IN needs one path only, looked at before it is used. */
+	/* The kernel keeps the device of a path as long as the map has it:
+	   whoever only reads needs not look whose it is. */
 	while ((r = dm_read(rq->dev, &op.map, out)) == DM_MAP) {
 		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
 			return;

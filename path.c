@@ -218,7 +218,7 @@ path_open(dev_t dev, const char *wwid, uint8_t *how)
 	if ((*how = state(dev)) != SG_ANSWERED)
 		return -1;
 	*how = SG_UNUSABLE;
-	if (!same_unit(dev, wwid) || node_name(dev, node) < 0)
+	if ((wwid[0] && !same_unit(dev, wwid)) || node_name(dev, node) < 0)
 		return -1;
 	fd = openat(AT_FDCWD, node, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0) {

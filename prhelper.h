@@ -125,7 +125,7 @@ struct path {
 
 struct map {
 	dev_t dev;           /* of the dm node */
-	char wwid[WWID_LEN]; /* of the logical unit; empty: no path knows */
+	char wwid[WWID_LEN]; /* of the logical unit; empty: unknown */
 	int group;           /* the one that is in use; 0: there is none */
 	int n;
 	struct path paths[PATHS_MAX]; /* in the order of the status line */
@@ -184,11 +184,11 @@ int dm_init(void);
  * Read the multipath map that a block device is, or that a linear target over
  * the whole of it leads to. DM_OTHER: it is something else. DM_BUSY: the
  * library had no time, or no memory. DM_BROKEN: the kernel's answer is not
- * understood, or, where all of them are to be asked, its paths lead to
- * different logical units; a log line says why.
+ * understood or, if the map is to be named, its paths lead to different
+ * logical units; a log line says why.
  */
 enum { DM_MAP, DM_OTHER, DM_BUSY, DM_BROKEN };
-int dm_read(dev_t, struct map *, int all);
+int dm_read(dev_t, struct map *, int named);
 /*
  * Tell a map to use a path no more, or again: the messages fail_path and
  * reinstate_path of drivers/md/dm-mpath.c. 0, or -1: it is suspended, or gone.
@@ -229,7 +229,7 @@ int mpath_look(void);
 /*
  * Open the node of a path for SG_IO: read-only, which is enough with
  * CAP_SYS_RAWIO and makes no udev rule run. The descriptor, or -1 and *how:
- * SG_DEAD or SG_UNUSABLE. wwid is what the path must have. May block.
+ * SG_DEAD or SG_UNUSABLE. wwid is what the path must have, "": any. May block.
  */
 int path_open(dev_t, const char *wwid, uint8_t *how);
 /*

@@ -189,10 +189,13 @@ read_map(struct map *m)
 }
 
 int
-dm_read(dev_t dev, struct map *m, int all)
+dm_read(dev_t dev, struct map *m, int named)
 {
-	(void)all; /* they are of one unit */
-	return dev == makedev(MAP_MAJOR, 0) ? read_map(m) : DM_OTHER;
+	int r = dev == makedev(MAP_MAJOR, 0) ? read_map(m) : DM_OTHER;
+
+	if (!named)
+		m->wwid[0] = '\0';
+	return r;
 }
 
 int
@@ -452,7 +455,7 @@ judge_job(const struct job *j, const char *wwid)
 	int action = rq->cdb[1] & ACTION_MASK;
 
 	path_of(j->dev);
-	must(wwid[0] && strcmp(wwid, lent) == 0,
+	must(wwid[0] ? strcmp(wwid, lent) == 0 : rq->cdb[0] == PR_IN,
 	    "a command is for the logical unit that was borrowed");
 	must(rq->len <= DATA_MAX, "there is room for the data");
 	switch (rq->cdb[0]) {

@@ -593,7 +593,7 @@ sg_batch(struct job *jobs, int n, const char *wwid, int patience)
 
 	count_call();
 	w.rested = 0;
-	if (strcmp(wwid, unit))
+	if (strcmp(wwid, unit) && (wwid[0] || jobs->rq.cdb[0] != PR_IN))
 		violated("a command is for the logical unit of the map");
 	for (i = 0; i < n; i++)
 		jobs[i].how = PENDING;
@@ -667,15 +667,16 @@ read_map(struct map *map)
 }
 
 int
-dm_read(dev_t dev, struct map *map, int all)
+dm_read(dev_t dev, struct map *map, int named)
 {
 	int r;
 
-	(void)all; /* they are of one unit */
 	if (dev != MAP_DEV)
 		violated("a map that was seen once is looked at");
 	r = read_map(map);
 	w.saw_map |= r == DM_MAP;
+	if (!named)
+		map->wwid[0] = '\0';
 	return r;
 }
 

@@ -363,7 +363,7 @@ kinds(void)
 	names[0] = "naa.600140";
 	check(reading(0, &m) == DM_BROKEN, "paths of two units");
 	check(dm_read(makedev(DM_MAJOR, 0), &m, 0) == DM_MAP &&
-		strcmp(m.wwid, names[0]) == 0, "the first one is enough");
+		m.n == 2 && m.wwid[0] == '\0', "for who does not ask: a map");
 	names[0] = names[1] = NULL;
 	check(reading(0, &m) == DM_MAP && m.wwid[0] == '\0',
 		"no path has a name");

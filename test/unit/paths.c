@@ -23,6 +23,8 @@
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define WWID "naa.600140500000001"
+
+static const char *wanted = WWID;
 #define LINK "../../devices/pci0000:00/host1/target1:0:0/1:0:0:0/block/sdb"
 
 /* Everything that sysfs and /dev say of the path 8:16. */
@@ -161,7 +163,7 @@ reset(void)
 static int
 try(uint8_t *how)
 {
-	int fd = path_open(makedev(8, 16), WWID, how);
+	int fd = path_open(makedev(8, 16), wanted, how);
 
 	if (fd >= 0)
 		close(fd);
@@ -305,6 +307,9 @@ opens(void)
 	reset();
 	sys.wwid = NULL;
 	refused(SG_UNUSABLE, WWID, "a unit without a name");
+	wanted = "";
+	check(try(&how) >= 0, "... which does for who wants none");
+	wanted = WWID;
 	reset();
 	sys.link = NULL;
 	refused(SG_UNUSABLE, NULL, "a disk without a link");

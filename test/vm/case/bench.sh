@@ -89,12 +89,15 @@ multipath mh "$h1" "$h2" "$h3" "$h4"
 ### The contestants
 
 floor=/run/floor.sock peer=/run/peer.sock
-floor $floor &
+floor $floor >&2 &
 qemu-pr-helper -k $peer >&2 &
 ok 'prhelper serves' start_helper
 ok 'the others do' within 20 test -S $peer -a -S $floor
 
 keys=$(in_cdb 0 8192)
+for s in $socket $peer; do
+	like "$(prc "$s" /dev/mapper/mb "$keys")" '00 - *' "$s: keys of the map"
+done
 # A guest that changes its key to and fro
 swap="$(out_cdb 6 0 0 a) $(out_cdb 6 0 0 c)"
 register=$(out_cdb 6 0 0 a)
@@ -134,6 +137,10 @@ done
 
 ### System calls of a request
 
+# By one that has no other map to look after
+stop_helper
+rm -rf $socket.state
+start_helper
 for what in "disk $a" 'map /dev/mapper/mb'; do
 	diag "calls ${what% *} READ KEYS: $(calls "${what#* }" "$keys")"
 	diag "calls ${what% *} REGISTER AND IGNORE: $(

@@ -19,9 +19,9 @@ ok 'the helper starts' start_helper
 keys=$(in_cdb 0 8192)
 is "$(calls "$a" "$keys")" \
 	'1 close 1 fstat 1 ioctl 1 recvmsg 1 sendmsg' 'READ KEYS of a disk'
-# The wwid of the map and of the path, the path's state
+# The map; the path's state, name and node
 is "$(calls $mb "$keys")" "$(
-	)5 close 2 fstat 2 ioctl 4 openat 3 read 1 readlink 1 recvmsg $(
+	)3 close 2 fstat 2 ioctl 2 openat 1 read 1 readlink 1 recvmsg $(
 	)1 sendmsg" 'READ KEYS of a map of four paths'
 pr_out "$a" 6 0 0 a >&2
 is "$(calls "$a" "$(out_cdb 6 0 0 a)")" "$(
@@ -29,7 +29,7 @@ is "$(calls "$a" "$(out_cdb 6 0 0 a)")" "$(
 	'REGISTER AND IGNORE on a disk'
 pr_out $mb 6 0 0 a >&2
 is "$(calls $mb "$(out_cdb 6 0 0 a)")" "$(
-	)33 close 1 fcntl 8 fstat 2 getpid 9 ioctl 32 openat 23 read $(
+	)32 close 1 fcntl 8 fstat 2 getpid 9 ioctl 31 openat 22 read $(
 	)7 readlink 2 recvmsg 2 renameat 1 sendmsg 2 write" \
 	'REGISTER AND IGNORE on a map of four paths'
 kb=$(status "$helper_pid" VmRSS)

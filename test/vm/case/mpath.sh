@@ -612,7 +612,7 @@ kind='paths to different disks'
 lun d	# a name whose letters are digits: LIO makes the NAA of these
 r1=$(path d)
 multipath mx "$g1" "$r1"
-prin '02 b/08/00 -' 'READ KEYS is refused' /dev/mapper/mx 0
+prin '00 - *' 'READ KEYS is not: one of them answers' /dev/mapper/mx 0
 prout '02 b/08/00' 'REGISTER is refused' /dev/mapper/mx 6 0 0 f
 copies_are '3 a'
 
