@@ -6,8 +6,8 @@ include config.mk
 BIN = prhelper
 ALIAS = qemu-pr-helper
 MAN = prhelper.8
-SRC = prhelper.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c path.c \
-	state.c trace.c clock.c util.c
+SRC = prhelper.c ctl.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c \
+	path.c state.c trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
 UNITS = prhelper.service prhelper.socket
 DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \

@@ -113,6 +113,7 @@ static const struct {
 	{ SYS_socket,	0, ALL, AF_UNIX, ALLOW },	/* syslog, notify */
 	{ SYS_fcntl,	1, ALL, F_GETFL, ALLOW },
 	{ SYS_fcntl,	1, ALL, F_SETFD, ALLOW },	/* musl's O_CLOEXEC */
+	{ SYS_fcntl,	1, ALL, F_OFD_SETLK, ALLOW },
 	/* threads, no processes; flags of clone3 are out of sight */
 	{ SYS_clone,	0, ALL & ~CLONE_DETACHED, THREAD, ALLOW },
 	{ SYS_clone3,	0, 0, 0, MISSING },
@@ -135,7 +136,7 @@ static const uint16_t calls[] = {
 	SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_shutdown,
 	/* paths, and what is remembered */
 	SYS_open, SYS_openat, SYS_access, SYS_readlink, SYS_renameat,
-	SYS_unlinkat,
+	SYS_unlinkat, SYS_getdents64, SYS_lseek,
 	/* threads, memory, time */
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_set_robust_list,
 	SYS_rseq, SYS_sched_getaffinity, SYS_rt_sigaction, SYS_rt_sigprocmask,
@@ -282,7 +283,7 @@ confine_files(int state, const char *sock, const char *pidfile)
 		allow(rules, "/sys/", 0, READ);
 		allow(rules, "/sys/devices/", 0, WRITE); /* path_rescan() */
 		/* Its name may lead where only root may go, who we were. */
-		allow_below(rules, state, WRITE | MAKE | REMOVE);
+		allow_below(rules, state, READ | WRITE | MAKE | REMOVE);
 		/* when it ends */
 		allow(rules, sock, 1, REMOVE | REMOVE_DIR);
 		allow(rules, pidfile, 1, REMOVE);

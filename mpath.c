@@ -2338,7 +2338,8 @@ look_at(const char *wwid)
 	};
 	int r;
 
-	if (!(op.lun = state_get(wwid)))
+	/* Who has it sees to it. */
+	if (!(op.lun = state_get(wwid, 0)))
 		return 1;
 	r = dm_read(op.lun->map, &op.map, 1);
 	if (r == DM_MAP && (op.map.n == 0 || strcmp(op.map.wwid, wwid) == 0)) {
@@ -2411,7 +2412,7 @@ run_once(struct op *op)
 	}
 	if (!op->map.wwid[0])
 		return AWAY;
-	if (!(op->lun = state_get(op->map.wwid))) {
+	if (!(op->lun = state_get(op->map.wwid, TURN_TIME))) {
 		proto_status(op->rp, BUSY);
 		return FINAL;
 	}

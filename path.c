@@ -25,6 +25,9 @@ enum {
 	SD_MINORS = 16,  /* sd: the disk, then its partitions */
 	LINK_LEN = 1024, /* the way to a disk may lead over many bridges */
 	NODE_LEN = 40,   /* the kernel's name for a disk has at most 31 bytes */
+	VPD_HEAD = 4,    /* of page 83h, and of each designator in it */
+	TARGET_PORT = 1, /* the association of a designator, and its type: */
+	RELATIVE_PORT = 4,
 };
 
 /*
@@ -123,9 +126,28 @@ path_rescan(dev_t dev)
 	close(fd);
 }
 
-/* Its node below /dev, by the last name of where its link in sysfs leads. */
+int
+path_port(dev_t dev)
+{
+	uint8_t page[LINK_LEN] = { 0 };
+	ssize_t i, n = -1;
+	int fd = open_attribute(dev, "device/vpd_pg83", O_RDONLY);
+
+	if (fd >= 0) {
+		n = read(fd, page, sizeof(page));
+		close(fd);
+	}
+	for (i = VPD_HEAD; i + VPD_HEAD + VPD_HEAD <= n;
+	     i += VPD_HEAD + page[i + 3])
+		if ((page[i + 1] >> 4 & 3) == TARGET_PORT &&
+		    (page[i + 1] & 0x0f) == RELATIVE_PORT)
+			return page[i + 6] << 8 | page[i + 7];
+	return -1;
+}
+
+/* The last name of where its link in sysfs leads. */
 static int
-node_name(dev_t dev, char buf[NODE_LEN])
+kernel_name(dev_t dev, char *buf, size_t size)
 {
 	char path[64], link[LINK_LEN], *p;
 	ssize_t n;
@@ -135,10 +157,29 @@ node_name(dev_t dev, char buf[NODE_LEN])
 	if (n < 0 || (size_t)n == sizeof(link) - 1)
 		return -1;
 	link[n] = '\0';
-	if (!(p = strrchr(link, '/')) || strlen(p) >= NODE_LEN - strlen("/dev"))
+	if (!(p = strrchr(link, '/')) || strlen(p) > size)
 		return -1;
-	snprintf(buf, NODE_LEN, "/dev%s", p);
+	snprintf(buf, size, "%s", p + 1);
 	return 0;
+}
+
+int
+path_name(dev_t dev, char name[PATH_NAME])
+{
+	if (attribute(dev, "dm/name", name, PATH_NAME) == 0 ||
+	    kernel_name(dev, name, PATH_NAME) == 0)
+		return 0;
+	snprintf(name, PATH_NAME, "%u:%u", major(dev), minor(dev));
+	return -1;
+}
+
+int
+path_state(dev_t dev, char state[STATE_LEN])
+{
+	if (attribute(dev, "device/state", state, STATE_LEN) == 0)
+		return 0;
+	snprintf(state, STATE_LEN, "gone");
+	return -1;
 }
 
 /*
@@ -146,12 +187,12 @@ node_name(dev_t dev, char buf[NODE_LEN])
  * kernel without a timer and be executed some time.
  */
 static uint8_t
-state(dev_t dev)
+usable(dev_t dev)
 {
 	static atomic_int warned;
-	char buf[32];
+	char buf[STATE_LEN];
 
-	if (attribute(dev, "device/state", buf, sizeof(buf)) < 0) {
+	if (path_state(dev, buf) < 0) {
 		if (access(SYSFS, F_OK) == 0)
 			return SG_DEAD;
 		if (!atomic_exchange(&warned, 1))
@@ -193,7 +234,7 @@ failed(dev_t dev, const char *node)
 
 	if (err == ENXIO || err == ENODEV)
 		return SG_DEAD;
-	if (err == ENOENT && (how = state(dev)) != SG_ANSWERED)
+	if (err == ENOENT && (how = usable(dev)) != SG_ANSWERED)
 		return how;
 	errno = err;
 	if (err == EPERM || err == EACCES || err == ENOENT) {
@@ -211,14 +252,15 @@ failed(dev_t dev, const char *node)
 int
 path_open(dev_t dev, const char *wwid, uint8_t *how)
 {
-	char node[NODE_LEN];
+	char node[NODE_LEN] = "/dev/", *name = node + strlen(node);
 	struct stat st;
 	int fd;
 
-	if ((*how = state(dev)) != SG_ANSWERED)
+	if ((*how = usable(dev)) != SG_ANSWERED)
 		return -1;
 	*how = SG_UNUSABLE;
-	if ((wwid[0] && !same_unit(dev, wwid)) || node_name(dev, node) < 0)
+	if ((wwid[0] && !same_unit(dev, wwid)) ||
+	    kernel_name(dev, name, sizeof(node) - strlen(node)) < 0)
 		return -1;
 	fd = openat(AT_FDCWD, node, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0) {

@@ -38,7 +38,6 @@
 
 #include "prhelper.h"
 
-#define DEFAULT_SOCKET "/var/run/qemu-pr-helper.sock"
 #define DEFAULT_PIDFILE "/var/run/qemu-pr-helper.pid"
 
 struct client {
@@ -80,7 +79,7 @@ static struct queue returned = { .tail = &returned.head };
 static const char *socket_path;
 static char *pid_path;
 static char state_socket[sizeof(((struct sockaddr_un *)0)->sun_path) + 1],
-    state_dir[sizeof(state_socket) + sizeof(".state")];
+    state_dir[sizeof(state_socket) + sizeof(STATE_SUFFIX)];
 
 static void
 push(struct queue *q, struct client *c)
@@ -124,19 +123,25 @@ last_call(const struct client *c)
 		shutdown(c->sock, SHUT_RD);
 }
 
-/* Run a request that was read; the reply is in place afterwards. */
+void
+dispatch(struct request *rq, struct reply *rp)
+{
+	if (proto_check(rq, rp) < 0)
+		return;
+	if (sg_node(rq))
+		sg_run(rq, rp);
+	else
+		mpath_run(rq, rp);
+}
+
+/* A request that was read; the reply is in place afterwards. */
 static void
 run(struct client *c, struct request *rq, struct reply *rp)
 {
 	trace(TRACE_REQUEST, "pid=%ld fd=%d opcode=%02x action=%02x len=%u",
 	    (long)c->pid, rq->fd, rq->cdb[0], rq->cdb[1] & ACTION_MASK,
 	    rq->len);
-	if (proto_check(rq, rp) == 0) {
-		if (sg_node(rq))
-			sg_run(rq, rp);
-		else
-			mpath_run(rq, rp);
-	}
+	dispatch(rq, rp);
 	proto_log(rq, rp, c->pid, c->uid);
 	/* First close, then reply: the guest may want the disk for itself. */
 	close(rq->fd);
@@ -511,8 +516,10 @@ remove_files(void)
 	free(pid_path);
 	socket_path = pid_path = NULL;
 	/* Empty, or it stays; where there is a socket it has a successor. */
-	if (state_dir[0] && access(state_socket, F_OK) < 0)
+	if (state_dir[0] && access(state_socket, F_OK) < 0) {
+		state_close();
 		rmdir(state_dir);
+	}
 	confine_report();
 }
 
@@ -616,7 +623,7 @@ open_state(const char *path, const struct ids *ids)
 	if (!path || path[0] != '/')
 		return -1;
 	snprintf(state_socket, sizeof(state_socket), "%s", path);
-	snprintf(state_dir, sizeof(state_dir), "%s.state", state_socket);
+	snprintf(state_dir, sizeof(state_dir), "%s" STATE_SUFFIX, state_socket);
 	return state_open(state_dir, ids);
 }
 
@@ -682,6 +689,7 @@ usage(void)
 	      "[-g group]\n"
 	      "                [-T [[enable=]pattern][,events=file]"
 	      "[,file=file]]\n"
+	      "       prhelper status|in|out -h\n"
 	      "       prhelper -h | -V\n"
 	      "\n"
 	      "  -d, --daemon         go to the background\n"
@@ -766,6 +774,8 @@ main(int argc, char *argv[])
 	fill_std();
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a file may be at its limit */
+	if (argc > 1 && ctl_knows(argv[1]) && !strstr(argv[0], "qemu"))
+		ctl(argc - 1, argv + 1);
 	parse(&o, argc, argv);
 	if ((activated = sock_activated()) && o.socket)
 		die("socket %s: not with socket activation", o.socket);

@@ -4,6 +4,9 @@
  * It includes nothing; every file includes what it uses before it.
  */
 
+#define DEFAULT_SOCKET "/var/run/qemu-pr-helper.sock"
+#define STATE_SUFFIX ".state" /* to the socket: the state directory */
+
 /* What the wire says: QEMU's docs/interop/pr-helper.rst. */
 enum {
 	FEATURES_LEN = 4,          /* feature bits, each way, on connect */
@@ -40,6 +43,8 @@ enum {
 	LUNS_MAX = 1024,          /* that are remembered */
 	WWID_LEN = 256,           /* with its end; the kernel's longest is
 				   a SCSI name string */
+	PATH_NAME = 129,          /* a device's; DM_NAME_LEN, and a newline */
+	STATE_LEN = 32,           /* of a path: transport-offline */
 	MPATH_TIME = 20000,       /* one command over all its paths */
 	TURN_TIME = 10000,        /* for a turn at a logical unit */
 	DM_TIME = 1000,           /* for a turn at libdevmapper */
@@ -172,6 +177,13 @@ void confine(int eventfd, int state, const char *sock, const char *pidfile);
 /* A line for each system call that was refused since the last time. */
 void confine_report(void);
 
+/* ctl.c: what the program does for an administrator */
+
+/* Is this one of its words: status, in, out? */
+int ctl_knows(const char *word);
+/* Do it; argv[0] is the word. */
+_Noreturn void ctl(int argc, char *argv[]);
+
 /* dm.c: the only user of libdevmapper */
 
 /*
@@ -224,7 +236,7 @@ void mpath_run(const struct request *, struct reply *);
  */
 int mpath_look(void);
 
-/* path.c: the only file that opens a device */
+/* path.c: the only file of the daemon that opens a device */
 
 /*
  * Open the node of a path for SG_IO: read-only, which is enough with
@@ -237,6 +249,15 @@ int path_open(dev_t, const char *wwid, uint8_t *how);
  * 83h: device/wwid in sysfs. 0, or -1 if there is none.
  */
 int path_wwid(dev_t, char wwid[WWID_LEN]);
+/*
+ * The relative target port that a path leads to, by VPD page 83h in sysfs;
+ * -1: unknown.
+ */
+int path_port(dev_t);
+/* What people call a device: a map's name, or the kernel's. 0, or -1. */
+int path_name(dev_t, char name[PATH_NAME]);
+/* The state that the kernel has a path in, "gone" if none. 0, or -1. */
+int path_state(dev_t, char state[STATE_LEN]);
 /* How many commands the kernel has on their way through it: sysfs. */
 int path_busy(dev_t);
 /* The size of a block device in sectors of 512 bytes; 0: unknown. */
@@ -247,6 +268,14 @@ uint64_t path_size(dev_t);
  * may block.
  */
 void path_rescan(dev_t);
+
+/* prhelper.c */
+
+/*
+ * Run a request whose descriptor and data are there, if who sent it may ask
+ * for it; the reply says what came of it.
+ */
+void dispatch(struct request *, struct reply *);
 
 /* priv.c: ids and capabilities; one straight path, run once */
 
@@ -380,11 +409,11 @@ struct lun {
 };
 
 /*
- * What is remembered of a logical unit, for one command at a time; one that
- * was unknown starts empty. NULL if it does not come within TURN_TIME, or if
- * there is no room.
+ * What is remembered of a logical unit, for one command at a time, of this
+ * process or another one; one that was unknown starts empty. NULL if it does
+ * not come within so many milliseconds, or if there is no room.
  */
-struct lun *state_get(const char *wwid);
+struct lun *state_get(const char *wwid, int ms);
 /* Keep it, and give it to the next one. */
 void state_put(struct lun *);
 /*
@@ -395,7 +424,7 @@ void state_save(struct lun *);
 /*
  * The wwid of the ith logical unit for which there is something to look after:
  * a key, or a mark that is not clean; what somebody has at the moment is left
- * out. 0, or -1: there are no more.
+ * out. 0, or -1: there are no more. One thread only.
  */
 int state_next(int *i, char wwid[WWID_LEN]);
 /* Has anybody a unit at the moment? */
@@ -403,19 +432,25 @@ int state_busy(void);
 /*
  * Keep state in a directory: make it or take it over, for a user, before
  * privileges are dropped, and read what a predecessor of this boot left there.
- * Returns its descriptor. What is wrong with it is said once; then that is -1,
- * and all is in memory only.
+ * NULL: beside a helper that may have it. Returns its descriptor. What is
+ * wrong with it is said once; then that is -1, and all is in memory only.
  */
 int state_open(const char *dir, const struct ids *);
+/* At the end of a helper: leave it empty, if nothing is remembered. */
+void state_close(void);
 /* What a file of this boot says. 0, or -1: it is not exactly what we write. */
-int state_parse(const char *text, size_t len, struct lun *);
+int state_parse(char *text, struct lun *);
 
 /* util.c: helpers without state but argv0, verbosity and the trace sink */
 
 enum { LOG_ERRORS = -1, LOG_NORMAL, LOG_VERBOSE };
 extern int verbosity;
 
-/* Print a line, with the errno text if it ends in a colon; then exit(1). */
+extern int die_status; /* 1, but for who wants another one */
+/*
+ * Print a line, with the errno text if it ends in a colon; then exit with
+ * die_status.
+ */
 _Noreturn void die(const char *, ...) __attribute__((format(printf, 1, 2)));
 /* The same without the end, 30 times in a minute. errno is left as it was. */
 void warn(const char *, ...) __attribute__((format(printf, 1, 2)));

@@ -334,11 +334,11 @@ const char *
 proto_name(const uint8_t *cdb)
 {
 	/* clang-format off */
-	static const char *const ins[] = {
+	static const char ins[][24] = {
 		"READ KEYS", "READ RESERVATION", "REPORT CAPABILITIES",
 		"READ FULL STATUS",
 	};
-	static const char *const outs[] = {
+	static const char outs[][36] = {
 		"REGISTER", "RESERVE", "RELEASE", "CLEAR", "PREEMPT",
 		"PREEMPT AND ABORT", "REGISTER AND IGNORE EXISTING KEY",
 		"REGISTER AND MOVE", "REPLACE LOST RESERVATION",

@@ -1,8 +1,10 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * What is remembered of each logical unit, and whose turn it is: a unit is
- * lent to one command at a time. For a successor it is also kept in a file for
- * each unit. Neither SCSI nor device-mapper.
+ * lent to one command at a time. It is also kept in a file for each unit: for
+ * a successor, and for others that run beside us (ctl.c). A unit that somebody
+ * has is a byte of the file .turns that is locked, and its file may be another
+ * one the next time. Neither SCSI nor device-mapper.
  */
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -12,6 +14,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,11 +31,13 @@ enum {
 	UNSURE = 1,              /* the hash of no text */
 };
 
+#define TURNS ".turns"
+
 struct entry {
 	struct lun lun; /* the first: who has it has the entry */
 	uint64_t hash;  /* of the text in its file; 0: there is none */
 };
-static const char *const marks[] = { " none ", " clean ", " set ", " clear ",
+static const char marks[][12] = { " none ", " clean ", " set ", " clear ",
 	" gone ", " robbed ", " tainted " }; /* MARK_ */
 
 /*
@@ -42,7 +47,11 @@ static const char *const marks[] = { " none ", " clean ", " set ", " clear ",
 static struct entry *entries[LUNS_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t returned;
-static int files = -1; /* their directory; -1: in memory only */
+static int files = -1;  /* their directory; -1: in memory only */
+static int turns = -1;  /* the file for locks; -1: nobody else is expected */
+static DIR *list;       /* of files */
+static int beside;      /* another process serves, which removes files */
+static uid_t owners[2]; /* whom we trust: ourselves, and the directory's */
 static char boot[40] = "-";
 
 static void
@@ -73,23 +82,32 @@ matters(const struct lun *l)
 	return yes;
 }
 
-/* Its entry, or one that can be made its own; NULL if there is none. */
+/* Its entry; NULL: it is not known. */
 static struct entry *
 find(const char *wwid)
 {
-	struct entry *e, *spare = NULL;
 	int i;
 
-	for (i = 0; i < LUNS_MAX && (e = entries[i]); i++) {
-		if (strcmp(e->lun.wwid, wwid) == 0)
-			return e;
-		if (!spare && !e->lun.busy && !matters(&e->lun))
-			spare = e;
-	}
+	for (i = 0; i < LUNS_MAX && entries[i]; i++)
+		if (strcmp(entries[i]->lun.wwid, wwid) == 0)
+			return entries[i];
+	return NULL;
+}
+
+/* Its entry, or one that can be made its own; NULL if there is none. */
+static struct entry *
+find_room(const char *wwid)
+{
+	struct entry *e = find(wwid);
+	int i;
+
+	if (e)
+		return e;
+	for (i = 0; i < LUNS_MAX && entries[i]; i++)
+		if (!e && !entries[i]->lun.busy && !matters(&entries[i]->lun))
+			e = entries[i];
 	if (i < LUNS_MAX)
 		e = entries[i] = malloc(sizeof(*e));
-	else
-		e = spare;
 	if (e) {
 		memset(e, 0, sizeof(*e));
 		snprintf(e->lun.wwid, sizeof(e->lun.wwid), "%s", wwid);
@@ -119,20 +137,19 @@ file_name(char name[NAME_LEN], const char *wwid)
 {
 	uint8_t c;
 
+	*name = '\0';
 	while ((c = (uint8_t)*wwid++))
 		name += snprintf(name, 4,
 		    isalnum(c) || c == '-' || c == '.' ? "%c" : "_%02x", c);
 }
 
-/* The length of the text, 0 if there is nothing to write down. */
+/* The length of the text. */
 static size_t
 print(char text[TEXT_MAX], const struct lun *l)
 {
 	const struct mark *m;
 	size_t n;
 
-	if (!matters(l))
-		return 0;
 	n = (size_t)snprintf(text, TEXT_MAX,
 	    "prhelper-state 1\nboot %s\nwwid %s\nkey %llx\nold %llx\n"
 	    "changing %d\nghosts %d\naptpl %d\nmap %u:%u\nholder %u:%u",
@@ -185,17 +202,13 @@ mark_at(char **p, struct lun *l)
 
 /* Hardly looked at on the way: it must print as it was. */
 int
-state_parse(const char *text, size_t len, struct lun *l)
+state_parse(char *text, struct lun *l)
 {
-	char copy[TEXT_MAX + 1], again[TEXT_MAX], *p;
+	char again[TEXT_MAX], *p;
 	size_t n;
 
 	memset(l, 0, sizeof(*l));
-	if (len > TEXT_MAX)
-		return -1;
-	memcpy(copy, text, len);
-	copy[len] = '\0';
-	if (!(p = strstr(copy, "\nwwid ")))
+	if (!(p = strstr(text, "\nwwid ")))
 		return -1;
 	p += strlen("\nwwid ");
 	if ((n = strcspn(p, "\n")) < 1 || n >= WWID_LEN)
@@ -212,7 +225,16 @@ state_parse(const char *text, size_t len, struct lun *l)
 	while (l->n < MARKS_MAX && strncmp(p, "\nmark ", 6) == 0)
 		if (mark_at(&p, l) < 0)
 			return -1;
-	return print(again, l) == len && memcmp(again, text, len) == 0 ? 0 : -1;
+	print(again, l);
+	return strcmp(again, text) == 0 ? 0 : -1;
+}
+
+/* What was never finished, by somebody who does not live any more. */
+static void
+tidy(const char *file)
+{
+	if (!pid_alive((pid_t)strtol(file + 1, NULL, 10)))
+		unlinkat(files, file, 0);
 }
 
 /* Whoever reads, or comes after us, finds all of the text, or the old one. */
@@ -221,7 +243,7 @@ write_file(const char *name, const char *text, size_t len)
 {
 	char tmp[NAME_LEN + 16];
 	ssize_t n;
-	int err, fd;
+	int err, fd, ours;
 
 	snprintf(tmp, sizeof(tmp), "~%ld.%s", (long)getpid(), name);
 	fd = openat(files, tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -229,7 +251,9 @@ write_file(const char *name, const char *text, size_t len)
 		return -1;
 	for (; len > 0 && (n = write(fd, text, len)) > 0; len -= (size_t)n)
 		text += n;
-	if (close(fd) == 0 && len == 0 &&
+	/* Who serves must be able to read it. */
+	ours = !beside || fchown(fd, owners[1], (gid_t)-1) == 0;
+	if (close(fd) == 0 && len == 0 && ours &&
 	    renameat(files, tmp, files, name) == 0)
 		return 0;
 	err = errno;
@@ -253,7 +277,9 @@ state_save(struct lun *l)
 {
 	struct entry *e = (struct entry *)l;
 	char name[NAME_LEN], text[TEXT_MAX];
-	size_t len = print(text, l);
+	/* Who serves must see what we have given up, and takes it away. */
+	const int kept = matters(l) || (beside && e->hash);
+	size_t len = kept ? print(text, l) : 0;
 	uint64_t h = hash(text, len);
 
 	if (files < 0 || h == e->hash)
@@ -272,10 +298,110 @@ state_save(struct lun *l)
 	}
 }
 
-struct lun *
-state_get(const char *wwid)
+static int
+trusted(const struct stat *st)
 {
-	int64_t end = now() + TURN_TIME;
+	if ((st->st_uid == owners[0] || st->st_uid == owners[1]) &&
+	    !(st->st_mode & (S_IWGRP | S_IWOTH)))
+		return 1;
+	errno = EPERM;
+	return 0;
+}
+
+/* The length of its text; -1: there is none that can be trusted. */
+static ssize_t
+read_file(const char *file, char text[TEXT_MAX])
+{
+	struct stat st;
+	ssize_t n = -1;
+	int fd;
+
+	fd =
+	    openat(files, file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && trusted(&st))
+		n = read(fd, text, TEXT_MAX);
+	close(fd);
+	if (n == TEXT_MAX)
+		n = 0;
+	if (n >= 0)
+		text[n] = '\0';
+	return n < 0 || strlen(text) == (size_t)n ? n : 0;
+}
+
+/* What the file of a unit says: with its hash, 0 if that is nothing. */
+static void
+read_unit(struct entry *e, const char *file, const char *wwid)
+{
+	char text[TEXT_MAX];
+	ssize_t n = read_file(file, text);
+
+	e->hash = 0;
+	if (n >= 0 && state_parse(text, &e->lun) == 0 &&
+	    strcmp(e->lun.wwid, wwid) == 0)
+		e->hash = hash(text, (size_t)n);
+	e->lun.loaded = 1;
+}
+
+/*
+ * Somebody else may have had it since. A file that is missing says nothing.
+ */
+static void
+refresh(struct entry *e)
+{
+	char name[NAME_LEN];
+	struct entry new;
+
+	file_name(name, e->lun.wwid);
+	read_unit(&new, name, e->lun.wwid);
+	if (!new.hash || new.hash == e->hash || e->hash == UNSURE)
+		return;
+	new.lun.busy = 1;
+	*e = new;
+}
+
+/*
+ * Lock the byte of a unit, or let go of it; so many bits of it that no two are
+ * the same. Threads of one process do not keep each other out.
+ */
+static int
+lock_byte(const char *wwid, short type)
+{
+	struct flock fl = { .l_type = type, .l_len = 1 };
+
+	fl.l_start = (off_t)(hash(wwid, strlen(wwid)) >> 2);
+	return turns < 0 || fcntl(turns, F_OFD_SETLK, &fl) == 0 ||
+		(errno != EAGAIN && errno != EACCES) ?
+	    0 :
+	    -1;
+}
+
+/* From other processes; a lock that waits could not be given up. */
+static int
+exclude_others(const char *wwid, int64_t end)
+{
+	while (lock_byte(wwid, F_WRLCK) < 0) {
+		if (now() >= end)
+			return -1;
+		wait_until(now() + RETRY_TIME);
+	}
+	return 0;
+}
+
+static void
+give_back(struct lun *l)
+{
+	pthread_mutex_lock(&lock);
+	l->busy = 0;
+	pthread_cond_broadcast(&returned);
+	pthread_mutex_unlock(&lock);
+}
+
+/* From other threads of this process. */
+static struct entry *
+borrow(const char *wwid, int64_t end)
+{
 	const struct timespec ts = {
 		.tv_sec = (time_t)(end / 1000),
 		.tv_nsec = (long)(end % 1000) * 1000000,
@@ -286,7 +412,7 @@ state_get(const char *wwid)
 	pthread_mutex_lock(&lock);
 	init();
 	/* Looked up anew each time: the entry may be another's by now. */
-	while ((e = find(wwid)) && e->lun.busy && now() < end)
+	while ((e = find_room(wwid)) && e->lun.busy && now() < end)
 		pthread_cond_timedwait(&returned, &lock, &ts);
 	got = e && !e->lun.busy;
 	if (got)
@@ -294,17 +420,93 @@ state_get(const char *wwid)
 	pthread_mutex_unlock(&lock);
 	if (!e)
 		complain("%s: no room to remember it beside others", wwid);
-	return got ? &e->lun : NULL;
+	return got ? e : NULL;
+}
+
+struct lun *
+state_get(const char *wwid, int ms)
+{
+	const int64_t end = now() + ms;
+	struct entry *e = borrow(wwid, end);
+
+	if (!e || files < 0)
+		return e ? &e->lun : NULL;
+	if (exclude_others(wwid, end) < 0) {
+		give_back(&e->lun);
+		return NULL;
+	}
+	refresh(e);
+	return &e->lun;
 }
 
 void
 state_put(struct lun *l)
 {
 	state_save(l);
+	lock_byte(l->wwid, F_UNLCK);
+	give_back(l);
+}
+
+/* The wwid that makes this file's name. */
+static void
+unit_name(char wwid[WWID_LEN], const char *file)
+{
+	const char *end = wwid + (WWID_LEN - 1);
+	char hex[3] = "";
+
+	while (*file && wwid < end) {
+		if (*file == '_' && file[1]) {
+			memcpy(hex, file + 1, 2);
+			*wwid++ = (char)strtoul(hex, NULL, 16);
+			file += 2;
+		} else {
+			*wwid++ = *file;
+		}
+		file++;
+	}
+	*wwid = '\0';
+}
+
+/* A file that may be of a unit that is not known here. */
+static void
+look_into(const char *file, int tell)
+{
+	char wwid[WWID_LEN], name[NAME_LEN];
+	struct entry *e, new;
+
+	unit_name(wwid, file);
+	file_name(name, wwid);
+	if (strcmp(name, file) != 0)
+		return;
 	pthread_mutex_lock(&lock);
-	l->busy = 0;
-	pthread_cond_broadcast(&returned);
+	e = find(wwid);
+	if (!e || (!e->lun.busy && !e->hash)) {
+		read_unit(&new, file, wwid);
+		if (!new.hash && tell)
+			say(LOG_VERBOSE,
+			    "state file %s: not of ours and this boot", file);
+		else if (new.hash && (e = find_room(wwid)))
+			*e = new;
+	}
 	pthread_mutex_unlock(&lock);
+}
+
+/* What others have written since the last time. One thread only. */
+static void
+look_around(int tell)
+{
+	static time_t seen; /* all that was written before it */
+	const struct dirent *f;
+	struct stat st;
+	time_t t = time(NULL);
+
+	if (!list || fstat(files, &st) < 0 || st.st_mtime < seen)
+		return;
+	seen = t - 1; /* a file's time may be some ms behind */
+	rewinddir(list);
+	while ((f = readdir(list)))
+		if (f->d_name[0] != '.' && f->d_name[0] != '~')
+			look_into(f->d_name, tell);
 }
 
 int
@@ -313,6 +515,8 @@ state_next(int *i, char wwid[WWID_LEN])
 	const struct lun *l;
 	int r = -1;
 
+	if (*i == 0)
+		look_around(0);
 	pthread_mutex_lock(&lock);
 	for (; r < 0 && *i < LUNS_MAX && entries[*i]; ++*i) {
 		l = &entries[*i]->lun;
@@ -338,60 +542,33 @@ state_busy(void)
 	return busy;
 }
 
-static int
-trusted(const struct stat *st, const struct ids *ids)
-{
-	if ((st->st_uid == geteuid() || st->st_uid == ids->uid) &&
-	    !(st->st_mode & (S_IWGRP | S_IWOTH)))
-		return 1;
-	errno = EPERM;
-	return 0;
-}
-
-static void
-load(const char *file, const struct ids *ids)
-{
-	char text[TEXT_MAX + 1], name[NAME_LEN];
-	struct stat st;
-	struct entry *e = NULL;
-	struct lun l;
-	ssize_t n = -1;
-	int fd;
-
-	fd =
-	    openat(files, file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
-	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-	    trusted(&st, ids))
-		n = read(fd, text, sizeof(text));
-	if (fd >= 0)
-		close(fd);
-	if (n > 0 && state_parse(text, (size_t)n, &l) == 0) {
-		file_name(name, l.wwid);
-		e = strcmp(name, file) == 0 ? find(l.wwid) : NULL;
-	}
-	l.loaded = 1;
-	if (e)
-		*e = (struct entry){ l, hash(text, (size_t)n) };
-	else
-		say(LOG_VERBOSE, "state file %s: not of ours and this boot",
-		    file);
-}
-
+/* For whom it is: the user of the helper, or who has it already. */
 static int
 open_dir(const char *dir, const struct ids *ids)
 {
+	char name[PATH_MAX];
 	struct stat st;
 	int fd = -1;
 
+	owners[0] = owners[1] = geteuid();
+	if (ids && ids->uid != (uid_t)-1)
+		owners[1] = ids->uid;
 	/* An empty one may be of another user whom we had. */
-	if (lstat(dir, &st) == 0 && !trusted(&st, ids))
+	if (lstat(dir, &st) == 0 && ids && !trusted(&st)) {
+		snprintf(name, sizeof(name), "%s/" TURNS, dir);
+		unlink(name);
 		rmdir(dir);
+	}
 	if ((mkdir(dir, 0700) == 0 || errno == EEXIST) &&
 	    (fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) >=
 		0 &&
-	    fstat(fd, &st) == 0 && trusted(&st, ids) &&
-	    fchown(fd, ids->uid, ids->gid) == 0)
-		return fd;
+	    fstat(fd, &st) == 0) {
+		if (!ids)
+			owners[1] = st.st_uid;
+		if (trusted(&st) &&
+		    (!ids || fchown(fd, ids->uid, ids->gid) == 0))
+			return fd;
+	}
 	warn("state directory %s: not used%s:", dir,
 	    fd < 0 ? "" : "; it must be ours, and writable for nobody else");
 	if (fd >= 0)
@@ -399,26 +576,50 @@ open_dir(const char *dir, const struct ids *ids)
 	return -1;
 }
 
-int
-state_open(const char *dir, const struct ids *ids)
+static void
+read_boot(void)
 {
-	const struct dirent *f;
-	DIR *d;
-	int fd;
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 
-	fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	if (fd >= 0 && read(fd, boot, sizeof(boot) - 1) > 0)
 		boot[strcspn(boot, "\n")] = '\0';
 	if (fd >= 0)
 		close(fd);
-	if ((files = open_dir(dir, ids)) < 0 || !(d = fdopendir(dup(files))))
+}
+
+int
+state_open(const char *dir, const struct ids *ids)
+{
+	const struct dirent *f;
+
+	read_boot();
+	beside = !ids;
+	if ((files = open_dir(dir, ids)) < 0 || !(list = fdopendir(dup(files))))
 		return files;
-	while ((f = readdir(d))) {
+	turns = openat(files, TURNS,
+	    O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (turns < 0 || fchown(turns, owners[1], (gid_t)-1) < 0)
+		warn("state directory %s: " TURNS ":", dir);
+	while (!beside && (f = readdir(list)))
 		if (f->d_name[0] == '~')
-			unlinkat(files, f->d_name, 0); /* never finished */
-		else if (f->d_name[0] != '.')
-			load(f->d_name, ids);
-	}
-	closedir(d);
+			tidy(f->d_name);
+	look_around(1);
 	return files;
+}
+
+void
+state_close(void)
+{
+	struct flock all = { .l_type = F_WRLCK };
+	const struct dirent *f;
+
+	if (!list || fcntl(turns, F_OFD_SETLK, &all) < 0)
+		return;
+	rewinddir(list);
+	while ((f = readdir(list)))
+		if (strcmp(f->d_name, ".") != 0 &&
+		    strcmp(f->d_name, "..") != 0 &&
+		    strcmp(f->d_name, TURNS) != 0)
+			return;
+	unlinkat(files, TURNS, 0);
 }

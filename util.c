@@ -32,7 +32,7 @@ enum {
 	WARNINGS = 30,              /* in that time */
 };
 
-int verbosity;
+int verbosity, die_status = 1;
 static const char name[] = "prhelper: "; /* before what goes to stderr */
 static int log_socket = -1;              /* -1: messages go to stderr */
 
@@ -112,7 +112,7 @@ die(const char *fmt, ...)
 	va_start(ap, fmt);
 	print(LOG_ERR, fmt, ap);
 	va_end(ap);
-	exit(1);
+	exit(die_status);
 }
 
 /*

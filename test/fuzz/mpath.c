@@ -726,7 +726,7 @@ make(struct request *rq, unsigned int op)
 static void
 remember(int i, int loaded)
 {
-	struct lun *l = state_get(names[i]);
+	struct lun *l = state_get(names[i], TURN_TIME);
 	struct mark *m;
 	unsigned int n;
 	int first;

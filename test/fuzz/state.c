@@ -17,6 +17,12 @@ now(void)
 	return 0;
 }
 
+void
+wait_until(int64_t t)
+{
+	(void)t;
+}
+
 /* A judge, too. */
 UNCOUNTED static int valid(const struct lun *);
 #include "../unit/valid.h"
@@ -84,24 +90,6 @@ make(struct lun *l, struct input *in)
 	}
 }
 
-/* The name back from that of its file. */
-UNCOUNTED static void
-wwid_of(const char *name, char wwid[WWID_LEN])
-{
-	char hex[3] = "";
-
-	for (; *name; name++) {
-		if (*name != '_') {
-			*wwid++ = *name;
-			continue;
-		}
-		memcpy(hex, ++name, 2);
-		*wwid++ = (char)strtoul(hex, NULL, 16);
-		name++;
-	}
-	*wwid = '\0';
-}
-
 static void
 written(struct input *in)
 {
@@ -113,11 +101,8 @@ written(struct input *in)
 	make(&l, in);
 	len = print(text, &l);
 	must(len < TEXT_MAX, "what is written has room");
-	must(len > 0 || !matters(&l), "what matters is written");
-	if (len == 0)
-		return;
 	must(strlen(text) == len, "it is text");
-	r = state_parse(text, len, &again);
+	r = state_parse(text, &again);
 	/* A name of several lines is not understood, nor misunderstood. */
 	must(r == 0 || strchr(l.wwid, '\n'), "what is written can be read");
 	must(r < 0 || same(&l, &again), "it is read as it was");
@@ -126,28 +111,30 @@ written(struct input *in)
 static void
 named(struct input *in)
 {
-	char name[NAME_LEN] = "", wwid[WWID_LEN];
+	char name[NAME_LEN], wwid[WWID_LEN];
 	struct lun l;
 
 	make(&l, in);
 	file_name(name, l.wwid);
 	must(strlen(name) < NAME_LEN, "a file's name has room");
 	must(!strchr(name, '/'), "it is in the directory");
-	wwid_of(name, wwid);
+	unit_name(wwid, name);
 	must(strcmp(wwid, l.wwid) == 0, "no two units have the same file");
 }
 
 static void
 read_text(const char *data, size_t size)
 {
-	char again[TEXT_MAX], *exact = malloc(size);
+	char again[TEXT_MAX], *exact = malloc(size + 1);
 	struct lun l;
 	int r;
 
 	/* As long as the text, so that who reads on is seen. */
 	memcpy(exact, data, size);
+	exact[size] = '\0';
+	size = strlen(exact);
 	memset(&l, 0xee, sizeof(l));
-	r = state_parse(exact, size, &l);
+	r = state_parse(exact, &l);
 	free(exact);
 	if (r < 0)
 		return;

@@ -365,6 +365,70 @@ is "$(grep -c '^prhelper: .*reply' err)" "$(wc -l <err)" \
 ok 'something was printed' test -s err
 down
 
+### status, in, out: what can be said without a disk
+
+for w in in out; do
+	prints "$w -h" 'usage: prhelper status*-K, --param-rk=KEY*' \
+		"$prhelper" "$w" -h
+	refuses "$w: no action" "$w: wants one action*" "$prhelper" "$w"
+done
+refuses 'in: no device' 'in: wants one action*' "$prhelper" in -k
+refuses 'out: no device' 'out: wants one action*' "$prhelper" out -C
+refuses 'in: a wrong action' 'action bogus: unknown*' \
+	"$prhelper" in bogus /dev/null
+refuses 'in: an action of out' 'action clear: unknown*' \
+	"$prhelper" in clear /dev/null
+refuses 'in: two devices' 'in: wants one action and one device*' \
+	"$prhelper" in keys /dev/null /dev/null
+refuses 'in: two actions' 'option -r: *' "$prhelper" in -k -r /dev/null
+refuses 'in: an option of out' 'option -G: *' "$prhelper" in -G /dev/null
+refuses 'in: an unknown option' 'option --bogus: *' \
+	"$prhelper" in keys --bogus /dev/null
+refuses 'in: too long' '-l 2001: must be hexadecimal, at most 2000' \
+	"$prhelper" in keys -l 2001 /dev/null
+refuses 'out: no number' '-S 12x: must be hexadecimal*' \
+	"$prhelper" out register -S 12x /dev/null
+refuses 'out: a negative one' '-K -1: must be hexadecimal*' \
+	"$prhelper" out register -K -1 /dev/null
+refuses 'out: 65 bits' '-S 10000000000000000: must be *' \
+	"$prhelper" out register -S 10000000000000000 /dev/null
+refuses 'out: no argument' 'option --param-rk: needs an argument' \
+	"$prhelper" out register /dev/null -K
+refuses 'out: no such device' './none: No such file or directory' \
+	"$prhelper" out clear ./none
+refuses 'in: no such helper' 'socket ./none: No such file or directory' \
+	"$prhelper" in keys --socket=./none /dev/null
+ln -s "$prhelper" qemu-pr-helper
+refuses 'as qemu-pr-helper: a daemon only' 'operand status: *' \
+	"$tmp/qemu-pr-helper" status
+
+# ctl WANT ARGUMENT...: this exit status, and one line on stderr
+ctl() {
+	want=$1
+	shift
+	timeout 20 "$prhelper" "$@" >rout 2>rerr
+	is "$? $(wc -l <rerr)" "$want 1" "$1: exit status $want"
+}
+
+ctl 2 in keys /dev/null
+is "$(cat rerr)" 'prhelper: /dev/null: READ KEYS: sense 5h/20h/00h' \
+	'the sense is told'
+ctl 2 out register -S 1 /dev/zero
+ctl 2 status --bogus
+ctl 2 status ./none
+ctl 2 status /dev/null
+like "$(tr -s ' ' <rout | xargs)" \
+	'/dev/null lun unknown /dev/null health failed: *' 'status of no disk'
+ctl 2 status -K
+"$prhelper" in -h >/dev/full 2>rerr
+like "$? $(cat rerr)" '1 prhelper: standard output: No space left*' \
+	'a full disk'
+ok 'a helper serves' up "$sock"
+ctl 2 in keys "--socket=$sock" /dev/null
+is "$(cat rerr)" 'prhelper: /dev/null: READ KEYS: sense 5h/20h/00h' \
+	'through it: the same'
+down
+
 ### state, which is for multipath maps
 
 made=

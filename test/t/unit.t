@@ -47,11 +47,11 @@ memory=address,undefined
 	unit $memory outcome sg.c path.c proto.c $below
 	unit $memory dmparse dm.c path.c $below -ldevmapper
 	unit $memory paths path.c
-	unit musl statefile state.c trace.c util.c
+	unit musl statefile state.c $below
 	for watch in $memory thread; do
 		unit $watch dmread dm.c $below
-		unit $watch luns state.c trace.c util.c
-		unit $watch statefile state.c trace.c util.c
+		unit $watch luns state.c $below
+		unit $watch statefile state.c $below
 		unit $watch batch sg.c proto.c $below
 	done
 }

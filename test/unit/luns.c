@@ -1,7 +1,7 @@
 /* See LICENSE file for copyright and license details. */
 /*
  * state_get() and state_put(): whose turn it is, and what is forgotten when
- * there is no room. The clock is this file's.
+ * there is no room.
  */
 #include <sys/types.h>
 
@@ -17,19 +17,10 @@
 
 enum { THREADS = 8, TURNS = 200, SHORT = 300 };
 
-/* The next look at the clock of this thread is so much too early. */
-static _Thread_local int64_t early;
-
-int64_t
-now(void)
+static struct lun *
+get(const char *wwid)
 {
-	struct timespec ts;
-	int64_t t;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	t = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000 - early;
-	early = 0;
-	return t;
+	return state_get(wwid, TURN_TIME);
 }
 
 static void
@@ -40,18 +31,10 @@ nap(long ms)
 	nanosleep(&ts, NULL);
 }
 
-/* A turn for which we wait SHORT instead of TURN_TIME. */
-static struct lun *
-get_soon(const char *wwid)
-{
-	early = TURN_TIME - SHORT;
-	return state_get(wwid);
-}
-
 static void
 memory(void)
 {
-	struct lun *a = state_get("naa.1"), *b = state_get("naa.2");
+	struct lun *a = get("naa.1"), *b = get("naa.2");
 
 	check(a && b && a != b, "two units at a time");
 	check(a->key == 0 && a->n == 0 && a->holder == 0 &&
@@ -61,7 +44,7 @@ memory(void)
 	a->marks[0].mark = MARK_CLEAN;
 	state_put(a);
 	state_put(b);
-	a = state_get("naa.1");
+	a = get("naa.1");
 	check(a && a->key == 0x1234 && a->n == 1 &&
 		a->marks[0].mark == MARK_CLEAN, "what was kept is there");
 	state_put(a);
@@ -77,7 +60,7 @@ contender(void *arg)
 	int i;
 
 	for (i = 0; i < TURNS; i++) {
-		if (!(l = state_get("naa.1")))
+		if (!(l = get("naa.1")))
 			break;
 		if (atomic_fetch_add(&inside, 1))
 			atomic_fetch_add(&collisions, 1);
@@ -85,7 +68,7 @@ contender(void *arg)
 		atomic_fetch_sub(&inside, 1);
 		state_put(l);
 		/* One of his own is never waited for. */
-		if (!(l = state_get(arg)))
+		if (!(l = get(arg)))
 			break;
 		l->key++;
 		state_put(l);
@@ -108,7 +91,7 @@ turns(void)
 	}
 	for (i = 0; i < THREADS; i++) {
 		pthread_join(t[i], NULL);
-		if ((l = state_get(names[i]))) {
+		if ((l = get(names[i]))) {
 			sum += l->key;
 			l->key = 0;
 			state_put(l);
@@ -122,7 +105,7 @@ turns(void)
 static void *
 waiter(void *arg)
 {
-	struct lun *l = state_get("naa.1");
+	struct lun *l = get("naa.1");
 
 	atomic_store((atomic_int *)arg, l ? 1 : -1);
 	if (l)
@@ -133,7 +116,7 @@ waiter(void *arg)
 static void
 waiting(void)
 {
-	struct lun *l = state_get("naa.1"), *other;
+	struct lun *l = get("naa.1"), *other;
 	atomic_int got = 0;
 	pthread_t t;
 	int64_t began;
@@ -141,11 +124,11 @@ waiting(void)
 	pthread_create(&t, NULL, waiter, &got);
 	nap(100);
 	check(!atomic_load(&got), "the second command of a unit waits");
-	other = state_get("naa.2");
+	other = get("naa.2");
 	check(other != NULL, "that of another unit does not");
 	state_put(other);
 	began = now();
-	check(get_soon("naa.1") == NULL, "a turn that does not come");
+	check(state_get("naa.1", SHORT) == NULL, "a turn that does not come");
 	check(now() - began >= SHORT - 20, "is waited for");
 	state_put(l);
 	pthread_join(t, NULL);
@@ -172,18 +155,18 @@ next(void)
 	struct lun *l;
 
 	check(strcmp(listed(), "naa.1 ") == 0, "only one has a key");
-	l = state_get("naa.2");
+	l = get("naa.2");
 	check(strcmp(listed(), "naa.1 ") == 0,
 		"one in use is left to who has it");
 	l->n = 1;
 	l->marks[0].mark = MARK_CLEAN;
 	state_put(l);
 	check(strcmp(listed(), "naa.1 ") == 0, "a clean path needs no care");
-	l = state_get("naa.2");
+	l = get("naa.2");
 	l->marks[0].mark = MARK_CLEAR;
 	state_put(l);
 	check(strcmp(listed(), "naa.1 naa.2 ") == 0, "another does");
-	l = state_get("naa.2");
+	l = get("naa.2");
 	l->n = 0;
 	state_put(l);
 }
@@ -194,7 +177,7 @@ fill(int i)
 	char name[32];
 
 	snprintf(name, sizeof(name), "t10.%d", i);
-	return state_get(name);
+	return get(name);
 }
 
 static void

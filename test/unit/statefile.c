@@ -2,7 +2,7 @@
 /*
  * The files of state.c: what is read and what is refused, whose directory is
  * used, and what is left by one that is killed or cannot write. Each helper is
- * a process of its own. The clock and renameat() are this file's. Wants root
+ * a process of its own. renameat() is this file's. Wants root
  * for what concerns owners.
  */
 #include <sys/mount.h>
@@ -16,6 +16,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -38,7 +39,13 @@
 #define MARKS "mark 8:16 clean 0\nmark 8:32 set 1\nmark 65:0 tainted 0\n"
 #define GOOD_TEXT HEAD NUMBERS HOLDER MARKS "end\n"
 
-enum { THREADS = 6, TURNS = 60, USER = 12345, GROUP = 54321 };
+enum {
+	THREADS = 6,
+	TURNS = 60,
+	SHORT = 300, /* ms */
+	USER = 12345,
+	GROUP = 54321,
+};
 
 static const struct ids same = { (uid_t)-1, (gid_t)-1 };
 static const struct ids user = { USER, GROUP };
@@ -47,21 +54,18 @@ static char top[] = "/tmp/prhelper.XXXXXX", dir[64];
 static int die_in_rename;
 static int tests, failed;
 
-int64_t
-now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 int
 renameat(int from, const char *old, int to, const char *new)
 {
 	if (die_in_rename)
 		kill(getpid(), SIGKILL);
 	return (int)syscall(SYS_renameat2, from, old, to, new, 0);
+}
+
+static struct lun *
+get(const char *wwid)
+{
+	return state_get(wwid, TURN_TIME);
 }
 
 static void
@@ -133,7 +137,7 @@ names(void)
 	int n = 0;
 
 	while (d && (f = readdir(d)))
-		n += strcmp(f->d_name, ".") && strcmp(f->d_name, "..");
+		n += f->d_name[0] != '.';
 	if (d)
 		closedir(d);
 	return n;
@@ -182,12 +186,13 @@ helper(int (*life)(void))
 static int
 parses(const char *text, size_t len, struct lun *l)
 {
-	char *exact = malloc(len ? len : 1);
+	char *exact = malloc(len + 1);
 	int r;
 
 	memcpy(exact, text, len);
+	exact[len] = '\0';
 	memset(l, 0xee, sizeof(*l));
-	r = state_parse(exact, len, l);
+	r = strlen(exact) == len ? state_parse(exact, l) : -1;
 	free(exact);
 	return r == 0;
 }
@@ -282,12 +287,6 @@ foreign(void)
 		HEAD NUMBERS HOLDER "\nend\n",
 		HEAD NUMBERS "end\n",
 		HEAD HOLDER NUMBERS "end\n",
-		HEAD "key 0\nold 0\nchanging 0\nghosts 0\n"
-		"aptpl 0\nmap 0:0\n" HOLDER
-			"mark 8:16 clean 0\nend\n",
-		HEAD "key 0\nold 9\nchanging 0\nghosts 0\n"
-		"aptpl 0\nmap 0:0\n" HOLDER
-			"end\n",
 		HEAD "key 0x1\nold 0\nchanging 0\nghosts 0\n"
 		"aptpl 0\nmap 0:0\n" HOLDER
 			"end\n",
@@ -407,11 +406,11 @@ remember(const struct ids *ids)
 	struct lun *l;
 
 	state_open(dir, ids);
-	if (!(l = state_get("naa.1")))
+	if (!(l = get("naa.1")))
 		return 1;
 	l->key = 0x1;
 	state_put(l);
-	if (!(l = state_get("naa.1")))
+	if (!(l = get("naa.1")))
 		return 1;
 	return l->key == 0x1 ? 0 : 1;
 }
@@ -436,7 +435,7 @@ life_dropped(void)
 	state_open(dir, &user);
 	if (setresgid(GROUP, GROUP, GROUP) || setresuid(USER, USER, USER))
 		return 2;
-	if (!(l = state_get("naa.1")))
+	if (!(l = get("naa.1")))
 		return 1;
 	l->key++;
 	state_put(l);
@@ -588,7 +587,7 @@ life_fills(void)
 
 	state_open(dir, &same);
 	for (k = 0; k < (int)LEN(wwids); k++) {
-		if (!(l = state_get(wwids[k])))
+		if (!(l = get(wwids[k])))
 			return 1;
 		fill(l, k);
 		if (k == 4)
@@ -617,7 +616,7 @@ life_compares(void)
 		memset(&want, 0, sizeof(want));
 		if (k < 5)
 			fill(&want, k);
-		if (!(l = state_get(wwids[k])))
+		if (!(l = get(wwids[k])))
 			return 101;
 		wrong += !same_lun(l, &want);
 		state_put(l);
@@ -648,7 +647,7 @@ life_forgets(void)
 	struct lun *l;
 
 	state_open(dir, &same);
-	if (!(l = state_get("8")) || l->n != 3)
+	if (!(l = get("8")) || l->n != 3)
 		return 1;
 	l->marks[1].failed = 0;
 	state_put(l);
@@ -662,7 +661,7 @@ life_rewrites(void)
 	ino_t was;
 
 	state_open(dir, &same);
-	l = state_get("naa.6001405a");
+	l = get("naa.6001405a");
 	was = inode(l->wwid);
 	state_save(l);
 	state_save(l);
@@ -670,7 +669,7 @@ life_rewrites(void)
 	state_put(l);
 	if (inode("naa.6001405a") != was)
 		return 1;
-	l = state_get("naa.6001405a");
+	l = get("naa.6001405a");
 	l->aptpl = APTPL_OFF;
 	state_save(l);
 	if (inode(l->wwid) == was)
@@ -700,7 +699,7 @@ life_torn(void)
 	struct lun *l;
 
 	state_open(dir, &same);
-	l = state_get("naa.1");
+	l = get("naa.1");
 	l->key = 2;
 	die_in_rename = 1;
 	state_put(l);
@@ -713,7 +712,7 @@ life_key(void)
 	struct lun *l;
 
 	state_open(dir, &same);
-	l = state_get("naa.1");
+	l = get("naa.1");
 	return (int)l->key;
 }
 
@@ -724,9 +723,11 @@ torn(void)
 	helper(life_same);
 	check(helper(life_torn) == -SIGKILL, "killed before it renames");
 	check(names() == 2, "leaves a temporary file");
-	put_file("~1.1", "x", 1);
+	put_file("~99999999.1", "x", 1);
+	put_file("~1.1", "x", 1); /* init lives */
 	check(helper(life_key) == 1 && lines == 0, "what was before counts");
-	check(names() == 1, "temporary files are removed");
+	check(names() == 2 && exists("~1.1"),
+		"temporary files of the dead are removed");
 }
 
 /* What is no file of ours is no state, and stays. */
@@ -825,7 +826,7 @@ life_limited(void)
 	state_open(dir, &same);
 	signal(SIGXFSZ, SIG_IGN);
 	setrlimit(RLIMIT_FSIZE, &rl);
-	l = state_get("naa.1");
+	l = get("naa.1");
 	if (fails(l))
 		return 1;
 	/* The line itself is a file, too: it is lost here. */
@@ -850,7 +851,7 @@ life_full(void)
 		mount("none", dir, "tmpfs", 0, "size=8k,mode=700") < 0)
 		return 77;
 	state_open(dir, &same);
-	l = state_get("naa.1");
+	l = get("naa.1");
 	l->key = 1;
 	state_save(l);
 	if (!exists("naa.1"))
@@ -876,7 +877,7 @@ life_unwritable(void)
 	chmod(dir, 0500);
 	if (setresuid(USER, USER, USER))
 		return 2;
-	l = state_get("naa.1");
+	l = get("naa.1");
 	r = fails(l);
 	chmod(dir, 0700);
 	state_save(l);
@@ -896,7 +897,7 @@ life_long(void)
 	memset(wwid, ' ', sizeof(wwid) - 1);
 	wwid[sizeof(wwid) - 1] = '\0';
 	for (i = 0; i < 2; i++) {
-		if (!(l = state_get(wwid)) || l->key != (uint64_t)i)
+		if (!(l = get(wwid)) || l->key != (uint64_t)i)
 			return 1;
 		l->key++;
 		state_put(l);
@@ -913,7 +914,7 @@ life_strange(void)
 
 	state_open(dir, &same);
 	for (i = 0; i < LEN(strange); i++) {
-		if (!(l = state_get(strange[i])))
+		if (!(l = get(strange[i])))
 			return 1;
 		l->key++;
 		state_put(l);
@@ -970,7 +971,7 @@ turns(void *arg)
 	int i;
 
 	for (i = 0; i < TURNS; i++) {
-		if (!(l = state_get(i % 2 ? "naa.all" : arg)))
+		if (!(l = get(i % 2 ? "naa.all" : arg)))
 			return NULL;
 		l->key++;
 		state_put(l);
@@ -1008,9 +1009,149 @@ static int
 life_sum(void)
 {
 	state_open(dir, &same);
-	if (state_get("naa.all")->key != THREADS * TURNS / 2)
+	if (get("naa.all")->key != THREADS * TURNS / 2)
 		return 1;
-	return state_get("naa.1")->key != TURNS / 2;
+	return get("naa.1")->key != TURNS / 2;
+}
+
+/* Others beside us */
+
+/* A second process: it says what it does, and does as it is told. */
+static int told[2], says[2];
+
+static void
+tell(int fd)
+{
+	if (write(fd, "", 1) != 1)
+		_exit(9);
+}
+
+/* Was something said within so many milliseconds? */
+static int
+heard(int fd, int ms)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	char c;
+
+	return poll(&p, 1, ms) == 1 && read(fd, &c, 1) == 1;
+}
+
+static int
+other(void)
+{
+	struct lun *l;
+
+	state_open(dir, NULL);
+	if (!(l = get("naa.1")) || l->key != 5 || l->n != 1 || !l->loaded)
+		return 1;
+	tell(says[1]);
+	if (!heard(told[0], 5000))
+		return 2;
+	l->key = 6;
+	l->marks[0].mark = MARK_SET;
+	state_put(l);
+	if (!(l = get("naa.new")))
+		return 3;
+	l->key = 7;
+	state_put(l);
+	/* Only looked at */
+	if (!(l = get("naa.2")) || l->key)
+		return 4;
+	state_put(l);
+	tell(says[1]);
+	if (!heard(told[0], 5000) || !(l = get("naa.1")))
+		return 5;
+	l->key = 0;
+	l->n = 0;
+	state_put(l);
+	return 0;
+}
+
+static int
+life_beside(void)
+{
+	struct lun *l, *m;
+	char wwid[WWID_LEN];
+	int i = 0, n = 0, status;
+	struct stat st;
+	pid_t pid;
+
+	if (pipe(told) || pipe(says) || (pid = fork()) < 0)
+		return 1;
+	if (pid == 0)
+		_exit(heard(told[0], 5000) ? other() : 99);
+	state_open(dir, &user);
+	l = get("naa.1");
+	l->key = 5;
+	l->n = 1;
+	l->marks[0].dev = 1;
+	l->marks[0].mark = MARK_CLEAN;
+	state_save(l);
+	tell(told[1]);
+	if (heard(says[0], SHORT))
+		return 2; /* it has not waited */
+	state_put(l);
+	if (!heard(says[0], 5000))
+		return 3;
+	if (state_get("naa.1", SHORT))
+		return 4;
+	if (!(m = state_get("naa.3", SHORT)))
+		return 5; /* one that nobody has */
+	state_put(m);
+	tell(told[1]);
+	if (!heard(says[0], 5000) || !(l = get("naa.1")))
+		return 6;
+	if (l->key != 6 || l->marks[0].mark != MARK_SET || !l->loaded)
+		return 7;
+	state_put(l);
+	/* Nobody has asked for it here. */
+	while (state_next(&i, wwid) == 0)
+		n += strcmp(wwid, "naa.new") == 0 ? 10 : 1;
+	if (n != 11)
+		return 8;
+	if (stat(in(dir, "naa.new"), &st) || st.st_uid != USER)
+		return 9;
+	tell(told[1]);
+	if (waitpid(pid, &status, 0) != pid || status)
+		return 20 + WEXITSTATUS(status);
+	if (!exists("naa.1") || exists("naa.2"))
+		return 10;
+	l = get("naa.1");
+	if (l->key || l->n)
+		return 11;
+	state_put(l);
+	return exists("naa.1") ? 12 : 0;
+}
+
+static int
+life_closes(void)
+{
+	struct lun *l;
+
+	state_open(dir, &user);
+	state_close();
+	if (names() != 1)
+		return 1;
+	l = get("naa.new");
+	l->key = 0;
+	state_put(l);
+	state_close();
+	return rmdir(dir);
+}
+
+static void
+others(void)
+{
+	int r;
+
+	if (geteuid() != 0)
+		return;
+	fresh();
+	r = helper(life_beside);
+	check(r == 0 && lines == 0,
+		"two processes take turns, and know what was done: %d", r);
+	check(helper(life_closes) == 0 && lines == 0,
+		"a directory without state can be removed");
 }
 
 static void
@@ -1043,6 +1184,7 @@ main(void)
 	no_room();
 	odd_names();
 	threads();
+	others();
 	printf("1..%d\n", tests);
 	snprintf(command, sizeof(command), "rm -rf %s", top);
 	return system(command) != 0 || failed != 0;

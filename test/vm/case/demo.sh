@@ -272,6 +272,12 @@ running "$p3"
 table
 ok "${p3##*/} works again, but nobody registers it" lacks 3 dddd
 
+step "The administrator asks who has what: prhelper status"
+prhelper status --state=$socket.state >/tmp/status
+is $? 1 'it is degraded'
+diag "$(sed 's/^/    /' /tmp/status)"
+ok 'a path lacks the key' grep -q "${p3##*/} .* key no, mark set" /tmp/status
+
 step "Another helper is started. No command comes from the guest:"
 : >/tmp/trace
 start_helper -T path_done,file=/tmp/trace
@@ -284,8 +290,11 @@ ok "B's write is refused" refused "$b"
 guest 'RELEASE' '00 -' 2 5 dddd 0
 reservation 'the new helper knew how to release it' ''
 
-step "An administrator takes all reservations and keys away:"
-guest CLEAR '00 -' 3 0 dddd 0
+step "An administrator takes all reservations and keys away:" \
+	"prhelper out clear -K dddd /dev/mapper/mp"
+prhelper out clear -K dddd --state=$socket.state /dev/mapper/mp >/tmp/clear
+is $? 0 'CLEAR'
+diag "$(sed 's/^/    /' /tmp/clear)"
 table
 registered 'no key is registered any more' '- - - - -'
 drain "$b"

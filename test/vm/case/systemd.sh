@@ -135,7 +135,7 @@ copies_are '4 a'
 holder_is "a $we_ro"
 # files: print how many there are of what it knows
 files() {
-	find $socket.state -type f | wc -l
+	find $socket.state -type f ! -name '.*' | wc -l
 }
 
 is "$(stat -c '%a %U' $socket.state; files)" '700 root
