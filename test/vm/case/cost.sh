@@ -29,7 +29,7 @@ is "$(calls "$a" "$(out_cdb 6 0 0 a)")" "$(
 	'REGISTER AND IGNORE on a disk'
 pr_out $mb 6 0 0 a >&2
 is "$(calls $mb "$(out_cdb 6 0 0 a)")" "$(
-	)32 close 1 fcntl 8 fstat 2 getpid 9 ioctl 31 openat 22 read $(
+	)33 close 3 fcntl 9 fstat 2 getpid 9 ioctl 32 openat 23 read $(
 	)7 readlink 2 recvmsg 2 renameat 1 sendmsg 2 write" \
 	'REGISTER AND IGNORE on a map of four paths'
 kb=$(status "$helper_pid" VmRSS)

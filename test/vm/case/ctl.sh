@@ -201,7 +201,7 @@ ctl 0 'another key, meanwhile' out register -K a -S c $state $mb
 copies_are '3 c'
 ctl 1 'the path has missed it' status $state
 ok "$kind: ... it says so, and what will be done" grep -q \
-	"path  *${b2##*/} .* offline .*, key no, mark set, next: register" \
+	"path  *${b2##*/} .* offline .*, key no, mark set.*, next: register" \
 	/tmp/out
 running "$b2"
 copies_become '4 c'
