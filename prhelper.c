@@ -764,6 +764,15 @@ parse(struct options *o, int argc, char *argv[])
 		die("socket %s: must be an absolute path", o->socket);
 }
 
+/* Who starts it by the peer's name wants what the peer does. */
+static int
+is_alias(const char *path)
+{
+	const char *name = strrchr(path, '/');
+
+	return strcmp(name ? name + 1 : path, "qemu-pr-helper") == 0;
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -774,7 +783,7 @@ main(int argc, char *argv[])
 	fill_std();
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a file may be at its limit */
-	if (argc > 1 && ctl_knows(argv[1]) && !strstr(argv[0], "qemu"))
+	if (argc > 1 && !is_alias(argv[0]) && ctl_knows(argv[1]))
 		ctl(argc - 1, argv + 1);
 	parse(&o, argc, argv);
 	if ((activated = sock_activated()) && o.socket)

@@ -612,14 +612,18 @@ state_close(void)
 {
 	struct flock all = { .l_type = F_WRLCK };
 	const struct dirent *f;
+	int empty = 1;
+	DIR *d;
 
-	if (!list || fcntl(turns, F_OFD_SETLK, &all) < 0)
+	/* A thread may be in list still. */
+	if (fcntl(turns, F_OFD_SETLK, &all) < 0 || !(d = fdopendir(dup(files))))
 		return;
-	rewinddir(list);
-	while ((f = readdir(list)))
-		if (strcmp(f->d_name, ".") != 0 &&
-		    strcmp(f->d_name, "..") != 0 &&
-		    strcmp(f->d_name, TURNS) != 0)
-			return;
-	unlinkat(files, TURNS, 0);
+	rewinddir(d);
+	while ((f = readdir(d)))
+		empty &= strcmp(f->d_name, ".") == 0 ||
+		    strcmp(f->d_name, "..") == 0 ||
+		    strcmp(f->d_name, TURNS) == 0;
+	closedir(d);
+	if (empty)
+		unlinkat(files, TURNS, 0);
 }

@@ -20,7 +20,7 @@ anonymous=60		# KB of it that are no file; 56 with one worker
 
 tmp=$(mktemp -d)
 pid=
-trap 'kill $pid 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'kill $pid 2>/dev/null || :; rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 sock=$tmp/sock
 
