@@ -207,9 +207,9 @@ ends
 is $? 0 'stopped: exit status 0'
 # It has no right any more to remove the name from a directory that was given
 # away. Nobody is behind it, and there is nothing else.
-is "$(cd $dir && find . -mindepth 1 | sort | xargs)" \
+is "$(cd $dir && find . -mindepth 1 ! -name .turns | sort | xargs)" \
 	'./pr-helper.sock ./pr-helper.sock.state' \
-	'stopped: a name and an empty state directory are left'
+	'stopped: a name and a directory without state are left'
 like "$(prc $socket /dev/null "$(in_cdb 0 8)" 2>&1)" '*onnection refused*' \
 	'stopped: nobody accepts'
 is "$(crun list -q)" '' 'stopped: no container is left'
