@@ -10,17 +10,21 @@ SRC = prhelper.c ctl.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c \
 	path.c state.c trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
 UNITS = prhelper.service prhelper.socket
-DIST = LICENSE README.md CHANGES TODO Makefile config.mk libdm.sh prhelper.h \
-	${SRC} ${MAN} contrib doc test .ci .clang-format .clang-tidy
+DIST = LICENSE README.md BENCHMARKS.md CHANGES TODO Makefile config.mk \
+	libdm.sh prhelper.h ${SRC} ${MAN} contrib doc test .ci .clang-format .clang-tidy
 IMAGE = ${BIN}-${VERSION}.oci.tar
 
 all: ${BIN}
 
-# A library that is named as a file must be there before anything is built.
+# A library that is named as a file must be there before anything is built. An
+# archive of the sources has what it takes, without a network.
 libs:
-	@for f in ${LIBS}; do case $$f in -*) ;; *) test -e "$$f" || { \
+	@for f in ${LIBS}; do case $$f in -*) continue ;; esac; \
+		test ! -e "$$f" && ls ${LIBDM}/lvm2_*.tar.xz >/dev/null 2>&1 && \
+			${MAKE} -s libdm; \
+		test -e "$$f" || { \
 		echo "make: $$f is missing: run 'make libdm' first" >&2; \
-		exit 1; }; esac; done
+		exit 1; }; done
 
 ${OBJ}: prhelper.h config.mk | libs
 
@@ -79,15 +83,26 @@ uninstall:
 
 clean:
 	rm -f ${BIN} ${OBJ} ${BIN}-${VERSION}.tar.gz ${IMAGE}
+	rm -rf ${RELEASE}
 
-dist:
-	rm -rf ${BIN}-${VERSION}
-	mkdir ${BIN}-${VERSION}
-	cp -R ${DIST} ${BIN}-${VERSION}
-	rm -rf ${BIN}-${VERSION}/test/log
-	${MAKE} -s -C ${BIN}-${VERSION}/test clean
-	tar -cf - ${BIN}-${VERSION} | gzip -9 >${BIN}-${VERSION}.tar.gz
-	rm -rf ${BIN}-${VERSION}
+# The sources, and nothing that was made of them
+TREE = ${BIN}-${VERSION}
+tree:
+	rm -rf ${TREE}
+	mkdir ${TREE}
+	cp -R ${DIST} ${TREE}
+	rm -rf ${TREE}/test/log
+	find ${TREE} -name '*.o' -exec rm -f {} +
+	${MAKE} -s -C ${TREE}/test clean
+
+dist: tree
+	tar -cf - ${TREE} | gzip -9 >${TREE}.tar.gz
+	rm -rf ${TREE}
+
+# Archives for six processors; wants their compilers: sh test/setup release
+release:
+	sh contrib/release/build ${RELEASE} ${VERSION}
+RELEASE = release
 
 .PHONY: all libs libdm image test demo bench sim check install install-systemd \
-	uninstall clean dist
+	uninstall clean tree dist release

@@ -5,12 +5,15 @@
 # libdm.sh DIR VERSION SHA256. The source is lvm2's, from the source packages
 # of this machine's own distribution; the upstream archive in it must have
 # the given checksum. What is there already is neither fetched nor made again.
+# For another processor: CC, HOST as configure calls it, HEADERS of the kernel.
 set -eu
 
 dir=$1 version=$2 sha256=$3
 upstream=${version%-*}
 tar=lvm2_$upstream.orig.tar.xz
 recipe=$(cksum <"$0" | cut -d ' ' -f 1)
+cc=${CC:-musl-gcc} host=${HOST:-} headers=${HEADERS:-/usr/include}
+unset CC	# lvm2's make would take it
 stamp=$dir/$version-$sha256-$recipe
 
 if [ -e "$stamp" ]; then
@@ -46,8 +49,8 @@ fetch() {
 	(cd "$tmp" && apt-get -qq --download-only source "lvm2=$version")
 }
 
-command -v musl-gcc >/dev/null || {
-	say "musl-gcc is missing: install the package musl-tools"
+command -v "$cc" >/dev/null || {
+	say "$cc is missing: install the package musl-tools"
 	exit 1
 }
 
@@ -72,9 +75,9 @@ fi
 rm -rf "$dir/include"
 mkdir "$dir/include"
 for d in linux asm-generic mtd; do
-	ln -s "/usr/include/$d" "$dir/include/$d"
+	ln -s "$headers/$d" "$dir/include/$d"
 done
-ln -s "/usr/include/$(gcc -print-multiarch)/asm" "$dir/include/asm"
+ln -s "$headers/$("$cc" -print-multiarch)/asm" "$dir/include/asm"
 
 # The headers are part of CC since one rule of lvm2's build drops CFLAGS.
 say "building libdevmapper (half a minute); log in $dir/build.log"
@@ -100,7 +103,10 @@ tar -xf "$dir/$tar" -C "$tmp"
 	sed -i '/^#include "libdm-common.h"/a\
 #define sscanf(...) 0\
 #define fscanf(...) 0' libdm/libdm-common.c
-	./configure CC="musl-gcc -isystem $dir/include" \
+	# It cannot run programs that it makes for another processor.
+	export ac_cv_func_malloc_0_nonnull=yes ac_cv_func_realloc_0_nonnull=yes
+	# shellcheck disable=SC2086 # none, or one word
+	./configure CC="$cc -isystem $dir/include" ${host:+--host=$host} \
 		CFLAGS="-fPIC -g0 -fno-asynchronous-unwind-tables \
 			-ffunction-sections -fdata-sections" \
 		--with-optimisation=-Os \

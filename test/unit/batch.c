@@ -87,7 +87,7 @@ path_open(dev_t dev, const char *wwid, uint8_t *how)
 }
 
 int
-ioctl(int fd, unsigned long cmd, ...)
+ioctl(int fd, ioctl_t cmd, ...)
 {
 	struct disk *d = &disks[fd - FIRST_FD];
 	struct sg_io_hdr *h;

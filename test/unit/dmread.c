@@ -272,7 +272,7 @@ open(const char *path, int flags, ...)
 
 /* As the kernel checks it. */
 int
-ioctl(int fd, unsigned long request, ...)
+ioctl(int fd, ioctl_t request, ...)
 {
 	const struct dm_ioctl *d;
 	uint64_t count;

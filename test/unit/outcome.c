@@ -138,7 +138,7 @@ static const struct row *now_row;
 static struct sg_io_hdr seen;
 
 int
-ioctl(int fd, unsigned long cmd, ...)
+ioctl(int fd, ioctl_t cmd, ...)
 {
 	struct sg_io_hdr *h;
 	va_list ap;

@@ -1,0 +1,169 @@
+#!/bin/sh
+# See LICENSE file for copyright and license details.
+#
+# What `make release` makes: the same bytes for whoever makes it, what is in
+# it, that the sources build without a network, and that the binaries for other
+# processors work, under emulation. All six processors with `sh test/run all`,
+# which wants their compilers; else the one that has its compiler anyway.
+set -eu
+cd "$(dirname "$0")/../.."
+# shellcheck source=test/tap.sh
+. test/tap.sh
+top=$(pwd)
+tmp=$(mktemp -d)
+pid=
+trap 'kill $pid 2>/dev/null || :; rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+chmod 755 "$tmp"
+
+arches=x86_64
+if [ -n "${PRHELPER_LONG:-}" ]; then
+	sh test/setup release
+	arches='x86_64 aarch64 armhf i386 ppc64le s390x'
+fi
+make -s -C test prc wire >&2
+version=$(sed -n 's/^VERSION = //p' config.mk)
+name=prhelper-$version
+
+quietly() {
+	"$@" >"$tmp/out" 2>&1 || {
+		tail -n 20 "$tmp/out" | sed 's/^/# /'
+		return 1
+	}
+}
+
+# emulator ARCH: print the command that runs its programs; a kernel for x86_64
+# may do that for i386
+emulator() {
+	case $1 in
+	armhf) echo qemu-arm ;;
+	i386)
+		"$tmp/got/$name-i386/prhelper" -V >/dev/null 2>&1 ||
+			echo qemu-i386 ;;
+	*) echo "qemu-$1" ;;
+	esac
+}
+
+# machine ARCH: print what readelf calls it
+machine() {
+	case $1 in
+	x86_64) echo 'Advanced Micro Devices X86-64' ;;
+	aarch64) echo AArch64 ;;
+	armhf) echo ARM ;;
+	i386) echo 'Intel 80386' ;;
+	ppc64le) echo PowerPC64 ;;
+	s390x) echo 'IBM S/390' ;;
+	esac
+}
+
+### The same bytes
+
+# shellcheck disable=SC2086 # several words
+ok 'a release is made' quietly sh contrib/release/build "$tmp/one" \
+	"$version" $arches
+# Elsewhere, by somebody else, with another umask and clock
+mkdir "$tmp/nobody"
+make -s tree TREE="$tmp/nobody/tree"
+mkdir "$tmp/nobody/tree/libdm"
+cp libdm/lvm2_*.tar.xz "$tmp/nobody/tree/libdm"
+chown -R nobody "$tmp/nobody"
+# shellcheck disable=SC2086 # several words
+ok 'and once more, by somebody else and elsewhere' quietly \
+	setpriv --reuid nobody --clear-groups env HOME="$tmp/nobody" \
+	TMPDIR="$tmp/nobody" TZ=Asia/Tokyo sh -c 'umask 077; exec sh "$@"' sh \
+	"$tmp/nobody/tree/contrib/release/build" "$tmp/nobody/out" \
+	"$version" $arches
+is "$(cat "$tmp/nobody/out/SHA256SUMS")" "$(cat "$tmp/one/SHA256SUMS")" \
+	'byte for byte the same'
+
+### What is in it
+
+cd "$tmp"
+mkdir got
+for arch in $arches; do
+	tar -x -C got -f "one/$name-$arch.tar.gz"
+	is "$(cd "got/$name-$arch" && find . -type f | sort | xargs)" "$(
+		)./CHANGES ./LICENSE ./LICENSES/libdevmapper ./LICENSES/musl $(
+		)./README.md ./RELINK ./prhelper ./prhelper.8 $(
+		)./prhelper.service ./prhelper.socket" "$arch: what is in it"
+	readelf -hlW "got/$name-$arch/prhelper" >elf
+	is "$(sed -n 's/^ *Machine: *//p' elf)" "$(machine "$arch")" \
+		"$arch: its processor"
+	is "$(grep -c INTERP elf || :)" 0 "$arch: it is static"
+done
+ok 'checksums' quietly sh -c 'cd one && sha256sum -c SHA256SUMS'
+
+### The sources
+
+tar -x -f "one/$name.tar.gz"
+is "$(grep -rl "$(printf '\177ELF')" "$name" || :)" '' \
+	'nothing is in them that was made of them'
+ok 'they build without a network' quietly unshare -n make -s -C "$name"
+strip -o stripped "$name/prhelper"
+ok 'and give what is released' cmp stripped "got/$name-x86_64/prhelper"
+
+### Other processors
+
+up() {
+	"$helper" -k "$tmp/sock" 2>said &
+	pid=$!
+	within 60 answers
+}
+
+answers() {
+	[ "$("$top/test/prc" sock /dev/null 5e 2>/dev/null)" = '02 5/20/00 -' ]
+}
+
+# unit NAME SOURCE...: a unit test, compiled for it. Not batch, which wants a
+# libc that is not linked in.
+unit() {
+	unit=$1
+	shift
+	(cd "$top" && "$cc" -std=c11 -D_GNU_SOURCE -DVERSION='"test"' -static \
+		-pthread -isystem "$libdm/include" -o "$tmp/unit" \
+		"test/unit/$unit.c" "$@" "$libdm/libdevmapper.a") &&
+		$emulator "$tmp/unit" >out 2>&1 && ! grep '^not ok' out
+}
+
+for arch in $arches; do
+	[ "$arch" != x86_64 ] || continue
+	emulator=$(emulator "$arch")
+	cc=$tmp/one/.cross/$arch/cc libdm=$tmp/one/.cross/$arch/libdm
+	helper=$tmp/helper
+	printf '#!/bin/sh\nexec %s %s "$@"\n' "$emulator" \
+		"$tmp/got/$name-$arch/prhelper" >helper
+	chmod +x helper
+	is "$(./helper -V)" "prhelper $version" "$arch: it runs"
+	ok "$arch: it serves" up
+	./helper in keys --socket="$tmp/sock" /dev/null 2>said || :
+	is "$(cat said)" "$(
+		)prhelper: /dev/null: READ KEYS: sense 5h/20h/00h" \
+		"$arch: and is its own client"
+	kill "$pid"
+	wait "$pid" && status=0 || status=$?
+	pid=
+	is "$status" 0 "$arch: and ends"
+	# The emulator needs descriptors and memory of its own, and loses
+	# descriptors that came where there was no room for them.
+	"$top/test/wire" "$tmp/helper" >wire 2>&1 || :
+	is "$(sed -n 's/^not ok [0-9]* - //p' wire | grep -v "$(
+		)^descriptor: none or\|: few descriptors\|^no descriptors left$(
+		)\|^no memory for threads")" '' \
+		"$arch: clients of all kinds, $(grep -c '^ok' wire) of them"
+	below='trace.c util.c clock.c'
+	# shellcheck disable=SC2086 # several words
+	{
+		ok "$arch: unit dmparse" unit dmparse dm.c path.c $below
+		ok "$arch: unit dmread" unit dmread dm.c $below
+		ok "$arch: unit paths" unit paths path.c
+		ok "$arch: unit luns" unit luns state.c $below
+		ok "$arch: unit statefile" unit statefile state.c $below
+		ok "$arch: unit outcome" unit outcome sg.c path.c proto.c $below
+	}
+	ok "$arch: the simulator builds" quietly "$cc" -std=c11 -O2 -static \
+		-D_GNU_SOURCE -DVERSION='"sim"' -o sim "$top"/test/sim/*.c \
+		"$top/mpath.c" "$top/proto.c" "$top/util.c"
+	# shellcheck disable=SC2086 # none, or one word
+	ok "$arch: simulated paths" quietly $emulator ./sim -c -n 300 -s 1
+done
+done_testing
