@@ -136,7 +136,7 @@ static const uint16_t calls[] = {
 	SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_shutdown,
 	/* paths, and what is remembered */
 	SYS_open, SYS_openat, SYS_access, SYS_readlink, SYS_renameat,
-	SYS_unlinkat, SYS_getdents64, SYS_lseek,
+	SYS_unlinkat, SYS_getdents64, SYS_lseek, SYS_dup,
 	/* threads, memory, time */
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_set_robust_list,
 	SYS_rseq, SYS_sched_getaffinity, SYS_rt_sigaction, SYS_rt_sigprocmask,

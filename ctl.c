@@ -26,14 +26,8 @@
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 enum {
-	HEAD_LEN = 8, /* of what an IN returns: PRGENERATION, length */
-	KEY_LEN = 8,
-	RESERVATION_LEN = 16, /* behind that head */
-	FULL_LEN = 24,        /* of a full status descriptor's fixed part */
-	FLAGS = 20,           /* of a parameter list: its byte with bits */
-	APTPL = 0x01,
-	ALL_TG_PT = 0x04,
-	ISCSI = 5, /* protocol of a TransportID */
+	FULL_LEN = 24, /* of a full status descriptor's fixed part */
+	ISCSI = 5,     /* protocol of a TransportID */
 };
 
 /* What is wrong, as monitoring plug-ins say it. */
@@ -252,7 +246,7 @@ print_keys(uint32_t len)
 static void
 print_reservation(uint32_t len)
 {
-	unsigned int type = data[HEAD_LEN + 13] & TYPE_MASK;
+	unsigned int type = data[RESERVATION_TYPE] & TYPE_MASK;
 
 	item("holder");
 	if (len < RESERVATION_LEN)

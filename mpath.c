@@ -39,15 +39,8 @@ enum {
 	FORCES_MAX = 8,   /* on a path that is reset, or another one is */
 	MARKS_TIME = 250, /* between looks while a path is not as it should */
 	IDLE_TIME = 2000, /* for a path to be done with the guest's writes */
-	HEAD_LEN = 8,     /* of what an IN returns */
-	KEY_LEN = 8,
-	RESERVATION_LEN = 16,  /* what follows the head, if there is one */
-	RESERVATION_TYPE = 21, /* its byte with scope and type */
-	PTPL_A = 0x01,         /* byte 3 of the capabilities: APTPL is on */
+	PTPL_A = 0x01,    /* byte 3 of the capabilities: APTPL is on */
 };
-
-/* Bits in byte 20 of a parameter list, SPC-4 6.16. */
-enum { FLAGS = 20, APTPL = 0x01, ALL_TG_PT = 0x04, SPEC_I_PT = 0x08 };
 
 enum { REMOVED = 0x2a }; /* ASC: reservations, registrations preempted */
 

@@ -106,6 +106,18 @@ enum {
 	REPLACE_LOST,
 };
 
+/* What an IN returns, and an OUT sends. */
+enum {
+	HEAD_LEN = 8, /* PRGENERATION, the length of what follows */
+	KEY_LEN = 8,
+	RESERVATION_LEN = 16,  /* what follows, if there is one */
+	RESERVATION_TYPE = 21, /* its byte with scope and type */
+	FLAGS = 20,            /* the byte of a parameter list with bits */
+	APTPL = 0x01,
+	ALL_TG_PT = 0x04,
+	SPEC_I_PT = 0x08,
+};
+
 struct request {
 	uint8_t cdb[CDB_LEN];
 	int fd;        /* of the disk; -1: none */

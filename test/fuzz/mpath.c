@@ -33,7 +33,6 @@ void sg_batch(struct job *, int, const char *, int);
 enum {
 	FAKE_FD = 77,
 	MAP_MAJOR = 253,
-	SPEC_I_PT = FLAG_SPEC_I_PT,
 	SENT_MAX = 200000, /* commands to paths for one of the guest */
 	RUN_TIME = 2 * MPATH_TIME,
 	GUARD = 64, /* bytes behind what a guest has room for */
