@@ -156,6 +156,18 @@ ask_helper(const struct request *rq, struct reply *rp)
 	transfer(read, rq->data, rp->len);
 }
 
+/* A command, to whoever does it. */
+static void
+send_request(struct request *rq, struct reply *rp)
+{
+	if (helper >= 0)
+		ask_helper(rq, rp);
+	else if (rq->fd >= 0)
+		dispatch(rq, rp);
+	else
+		mpath_run(rq, rp); /* which has no descriptor */
+}
+
 /* Read into data: how much of it there is behind the head, or -1. */
 static int
 ask(struct request *rq, int action, struct reply *rp)
@@ -168,12 +180,7 @@ ask(struct request *rq, int action, struct reply *rp)
 	rq->cdb[7] = (uint8_t)(rq->len >> 8);
 	rq->cdb[8] = (uint8_t)rq->len;
 	rq->data = data;
-	if (helper >= 0)
-		ask_helper(rq, rp);
-	else if (rq->fd >= 0)
-		dispatch(rq, rp);
-	else
-		mpath_run(rq, rp);
+	send_request(rq, rp);
 	if (rp->status != GOOD || rp->len < HEAD_LEN)
 		return -1;
 	len = get32(data + 4);
@@ -197,6 +204,32 @@ complain(const uint8_t *cdb, const struct reply *rp)
 	else
 		warn("%s: %s: status %02xh%s", device, proto_name(cdb),
 		    rp->status, what);
+}
+
+static int health;
+static const char *why;
+
+static void
+worse(int how, const char *what)
+{
+	if (how <= health)
+		return;
+	health = how;
+	why = what;
+}
+
+/* As ask(); that it fails is said. */
+static int
+read_all(struct request *rq, int action)
+{
+	struct reply rp;
+	int n;
+
+	if ((n = ask(rq, action, &rp)) >= 0)
+		return n;
+	complain(rq->cdb, &rp);
+	worse(FAILED, "its registrations cannot be read");
+	return -1;
 }
 
 /* What the answers say */
@@ -369,13 +402,10 @@ static void
 announce(struct request *rq, const struct command *c)
 {
 	const int all = c->action->action == CLEAR;
-	struct reply rp;
 	int i, n, gone;
 
 	rq->len = DATA_MAX;
-	if ((n = ask(rq, READ_KEYS, &rp)) < 0)
-		complain(rq->cdb, &rp);
-	n /= KEY_LEN;
+	n = read_all(rq, READ_KEYS) / KEY_LEN;
 	gone = all ? n : count(c->sa_key, (uint32_t)(n < 0 ? 0 : n));
 	for (i = 0; i < n; i++)
 		if (all || key_at((uint32_t)i) == c->sa_key) {
@@ -383,8 +413,7 @@ announce(struct request *rq, const struct command *c)
 			printf("0x%llx\n",
 			    (unsigned long long)key_at((uint32_t)i));
 		}
-	if ((n = ask(rq, READ_RESERVATION, &rp)) < 0)
-		complain(rq->cdb, &rp);
+	n = read_all(rq, READ_RESERVATION);
 	if (n >= RESERVATION_LEN && (all || key_at(0) == c->sa_key)) {
 		item("removing");
 		puts(!all && key_at(0) == 0 ? "all others, and of" :
@@ -442,10 +471,7 @@ run_out(struct request *rq, const struct command *c)
 	put64(data, c->key);
 	put64(data + KEY_LEN, c->sa_key);
 	data[FLAGS] = c->flags;
-	if (helper >= 0)
-		ask_helper(rq, &rp);
-	else
-		dispatch(rq, &rp);
+	send_request(rq, &rp);
 	if (rp.status != GOOD)
 		complain(rq->cdb, &rp);
 	finish(rp.status);
@@ -453,61 +479,33 @@ run_out(struct request *rq, const struct command *c)
 
 /* status */
 
-static int health;
-static const char *why;
-
-static void
-worse(int how, const char *what)
-{
-	if (how <= health)
-		return;
-	health = how;
-	why = what;
-}
-
-/* An IN for status: as ask(). */
-static int
-read_all(struct request *rq, int action)
-{
-	struct reply rp;
-	int n;
-
-	if ((n = ask(rq, action, &rp)) >= 0)
-		return n;
-	complain(rq->cdb, &rp);
-	worse(FAILED, "its registrations cannot be read");
-	return -1;
-}
-
 /*
- * Has the path the key? As many registrations as there are paths to its
- * target port: yes; len of a full status is in data. -1: unknown.
+ * Has a path to this port the key? As many registrations as there are paths
+ * to it, by the ports of all: yes; len of a full status is in data. -1:
+ * unknown.
  */
 static int
-has_key(const struct map *m, const struct path *p, uint64_t key, int len)
+has_key(int port, const int ports[], int paths, uint64_t key, int len)
 {
-	const int port = path_port(p->dev);
 	const uint8_t *d;
 	uint32_t at = 0;
 	int i, n = 0;
 
 	if (port < 0 || len < 0)
 		return -1;
-	for (i = 0; i < m->n; i++)
-		n -= path_port(m->paths[i].dev) == port;
+	for (i = 0; i < paths; i++)
+		n -= ports[i] == port;
 	while ((d = next_full(&at, (uint32_t)len)))
 		n += get64(d) == key && port_of(d) == port;
 	return n >= 0;
 }
 
 static void
-print_path(
-    const struct map *m, const struct path *p, const struct lun *l, int len)
+print_path(const struct path *p, const struct lun *l, int key)
 {
 	static const char has[][8] = { "unknown", "no", "yes" };
 	static const struct mark unknown = { .mark = MARK_NONE };
 	const struct mark *mark = &unknown;
-	const int key = has_key(m, p, l->key, len);
 	char node[PATH_NAME], state[STATE_LEN];
 	int i, stray;
 
@@ -536,7 +534,7 @@ print_map(struct request *rq, const struct map *m, const struct lun *l)
 {
 	char node[PATH_NAME];
 	struct reply rp;
-	int i, len;
+	int i, len, ports[PATHS_MAX];
 
 	item("desired");
 	printf(l->key ? "0x%llx%s\n" : "none%.0llu%s\n",
@@ -549,7 +547,10 @@ print_map(struct request *rq, const struct map *m, const struct lun *l)
 	}
 	len = l->key ? ask(rq, READ_FULL_STATUS, &rp) : -1;
 	for (i = 0; i < m->n; i++)
-		print_path(m, &m->paths[i], l, len);
+		ports[i] = path_port(m->paths[i].dev);
+	for (i = 0; i < m->n; i++)
+		print_path(&m->paths[i], l,
+		    has_key(ports[i], ports, m->n, l->key, len));
 	if (m->n == 0)
 		worse(FAILED, "it has no path");
 }
