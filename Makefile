@@ -11,7 +11,8 @@ SRC = prhelper.c ctl.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c \
 OBJ = ${SRC:.c=.o}
 UNITS = prhelper.service prhelper.socket
 DIST = LICENSE README.md BENCHMARKS.md CHANGES TODO Makefile config.mk \
-	libdm.sh prhelper.h ${SRC} ${MAN} contrib doc test .ci .clang-format .clang-tidy
+	libdm.sh prhelper.h ${SRC} ${MAN} contrib doc test .ci .clang-format \
+	.clang-tidy
 IMAGE = ${BIN}-${VERSION}.oci.tar
 
 all: ${BIN}

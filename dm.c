@@ -351,7 +351,7 @@ look(struct map *m)
 	return r;
 }
 
-/* The name that the first path has that has one; gone ones have none. */
+/* All paths must lead to one logical unit; gone ones have no name. */
 static int
 find_wwid(struct map *m)
 {

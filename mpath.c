@@ -2441,8 +2441,10 @@ mpath_run(const struct request *rq, struct reply *rp)
 
 	if (rq->cdb[0] == PR_OUT && op.action == PREEMPT_AND_ABORT)
 		op.end += SG_ABORT_TIME;
-	/* The kernel keeps the device of a path as long as the map has it:
-	   whoever only reads needs not look whose it is. */
+	/*
+	 * The kernel keeps the device of a path as long as the map has it:
+	 * whoever only reads need not look whose it is.
+	 */
 	while ((r = dm_read(rq->dev, &op.map, out)) == DM_MAP) {
 		if (rq->cdb[0] == PR_OUT && check_params(&op) < 0)
 			return;
