@@ -192,6 +192,41 @@ known() {
 	echo I:1 >"/run/udev/data/b$(dev_of "$1")"
 }
 
+# multipathd_makes NAME DISK...: start it; it makes this map of these disks,
+# with its keys in a file, and has nothing to do with others
+multipathd_makes() {
+	map_name=$1 map_unit=$(wwid_of "$2")
+	shift
+	mkdir -p /etc/multipath
+	for map_disk in "$@"; do
+		known "$map_disk"
+	done
+	cat >/etc/multipath.conf <<-END
+		defaults {
+			find_multipaths off
+			uid_attribute ""
+			reservation_key file
+		}
+		blacklist {
+			wwid ".*"
+		}
+		blacklist_exceptions {
+			wwid "$map_unit"
+		}
+		multipaths {
+			multipath {
+				wwid $map_unit
+				alias $map_name
+			}
+		}
+	END
+	multipathd -d -v 1 >&2 &
+	# shellcheck disable=SC2034 # for cases
+	multipathd_pid=$!
+	ok 'multipathd makes the map' within 60 uses $# "$map_name"
+	dmsetup mknodes
+}
+
 # daemon COMMAND...: an order for it; it may be busy at that moment, which is
 # for the console only
 daemon() {

@@ -34,36 +34,10 @@ lun a
 a=$(path a)
 lun b
 for i in 1 2 3 4; do
-	mkdir -p /run/path
-	ln -s "$(path b "$i")" "/run/path/$i"
+	eval "b$i=\$(path b $i)"
 done
-b=$(readlink /run/path/1)
-mkdir -p /etc/multipath
-for d in /run/path/*; do
-	known "$(readlink "$d")"
-done
-cat >/etc/multipath.conf <<-END
-	defaults {
-		find_multipaths off
-		uid_attribute ""
-		reservation_key file
-	}
-	blacklist {
-		wwid ".*"
-	}
-	blacklist_exceptions {
-		wwid "$(wwid_of "$b")"
-	}
-	multipaths {
-		multipath {
-			wwid $(wwid_of "$b")
-			alias mb
-		}
-	}
-END
-multipathd -d -v 1 >&2 &
-ok 'multipathd makes the map' within 60 uses 4 mb
-dmsetup mknodes
+# shellcheck disable=SC2154 # set by eval
+multipathd_makes mb "$b1" "$b2" "$b3" "$b4"
 
 # Maps of n paths for prhelper alone
 for n in 1 2 4 8 16 32; do
@@ -108,7 +82,7 @@ for round in $(seq "$rounds"); do
 		measure disk-pause "${who%:*}" -n 20 -p 100 "${who#*:}" "$a" \
 			"$keys"
 	done
-	measure map-keys raw -n 100 - "$b" "$keys"
+	measure map-keys raw -n 100 - "$b1" "$keys"
 	measure map-keys prhelper -n 100 $socket /dev/mapper/mb "$keys"
 	measure map-keys qemu-pr-helper -n 5 $peer /dev/mapper/mb "$keys"
 	for n in 1 2 4 8 16 32; do

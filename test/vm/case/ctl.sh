@@ -143,34 +143,8 @@ for i in 1 2 3 4; do
 done
 other=$(path b)
 witness=$(path b)
-mkdir -p /etc/multipath
 # shellcheck disable=SC2154 # set by eval
-for p in "$b1" "$b2" "$b3" "$b4"; do
-	known "$p"
-done
-cat >/etc/multipath.conf <<-END
-	defaults {
-		find_multipaths off
-		uid_attribute ""
-		reservation_key file
-	}
-	blacklist {
-		wwid ".*"
-	}
-	blacklist_exceptions {
-		wwid "$(wwid_of "$b1")"
-	}
-	multipaths {
-		multipath {
-			wwid $(wwid_of "$b1")
-			alias mb
-		}
-	}
-END
-multipathd -d -v 1 >&2 &
-multipathd=$!
-ok 'multipathd makes the map' within 60 uses 4 mb
-dmsetup mknodes
+multipathd_makes mb "$b1" "$b2" "$b3" "$b4"
 mb=/dev/mapper/mb
 dir=/run/pr.sock.state
 state=--state=$dir
@@ -244,7 +218,7 @@ ctl 0 'unregistration' out -G -K d $state $mb
 copies_are ''
 ctl 0 'the helper has nothing to look after' status $state
 is "$(cat /tmp/out)" '' "$kind: ... nothing is listed"
-kill $multipathd
+kill "$multipathd_pid"
 
 kind='fenced by another host'
 ctl 0 'REGISTER' out register -S a $state $mb
