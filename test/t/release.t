@@ -56,6 +56,21 @@ machine() {
 	esac
 }
 
+# bill ARCH: print each file that is in its bill of materials, and its sum
+bill() {
+	sed -n 's,^FileName: \./,,p; s/^FileChecksum: SHA1: //p' \
+		"got/$name-$1/prhelper.spdx" | paste -d ' ' - - | sort
+}
+
+# sums ARCH: the same, of what it was made of
+sums() {
+	for f in "one/$name.tar.gz" "$top"/libdm/lvm2_*.tar.xz \
+			"$(one/.cross/"$1"/cc -print-libgcc-file-name)" \
+			one/.cross/"$1"/deb/*.deb "got/$name-$1/prhelper"; do
+		echo "${f##*/} $(sha1sum <"$f" | cut -c 1-40)"
+	done
+}
+
 ### The same bytes
 
 # shellcheck disable=SC2086 # several words
@@ -83,13 +98,16 @@ mkdir got
 for arch in $arches; do
 	tar -x -C got -f "one/$name-$arch.tar.gz"
 	is "$(cd "got/$name-$arch" && find . -type f | sort | xargs)" "$(
-		)./CHANGES ./LICENSE ./LICENSES/libdevmapper ./LICENSES/musl $(
-		)./README.md ./RELINK ./prhelper ./prhelper.8 $(
-		)./prhelper.service ./prhelper.socket" "$arch: what is in it"
+		)./CHANGES ./LICENSE ./LICENSES/libdevmapper $(
+		)./LICENSES/libgcc ./LICENSES/musl ./README.md ./RELINK $(
+		)./prhelper ./prhelper.8 ./prhelper.service $(
+		)./prhelper.socket ./prhelper.spdx" "$arch: what is in it"
 	readelf -hlW "got/$name-$arch/prhelper" >elf
 	is "$(sed -n 's/^ *Machine: *//p' elf)" "$(machine "$arch")" \
 		"$arch: its processor"
 	is "$(grep -c INTERP elf || :)" 0 "$arch: it is static"
+	is "$(bill "$arch")" "$(sums "$arch" | sort)" \
+		"$arch: the bill of materials has all of it"
 done
 ok 'checksums' quietly sh -c 'cd one && sha256sum -c SHA256SUMS'
 
