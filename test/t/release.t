@@ -3,8 +3,9 @@
 #
 # What `make release` makes: the same bytes for whoever makes it, what is in
 # it, that the sources build without a network, and that the binaries for other
-# processors work, under emulation. All six processors with `sh test/run all`,
-# which wants their compilers; else the one that has its compiler anyway.
+# processors work, under emulation: the program, and for two of them a whole
+# machine. All six processors with `sh test/run all`, which wants their
+# compilers; else the one that has its compiler anyway.
 set -eu
 cd "$(dirname "$0")/../.."
 # shellcheck source=test/tap.sh
@@ -97,11 +98,10 @@ cd "$tmp"
 mkdir got
 for arch in $arches; do
 	tar -x -C got -f "one/$name-$arch.tar.gz"
-	is "$(cd "got/$name-$arch" && find . -type f | sort | xargs)" "$(
-		)./CHANGES ./LICENSE ./LICENSES/libdevmapper $(
-		)./LICENSES/libgcc ./LICENSES/musl ./README.md ./RELINK $(
-		)./prhelper ./prhelper.8 ./prhelper.service $(
-		)./prhelper.socket ./prhelper.spdx" "$arch: what is in it"
+	is "$(cd "got/$name-$arch" && echo * LICENSES/*)" "CHANGES LICENSE $(
+		)LICENSES Makefile README.md RELINK config.mk contrib doc $(
+		)prhelper prhelper.8 prhelper.spdx LICENSES/libdevmapper $(
+		)LICENSES/libgcc LICENSES/musl" "$arch: what is in it"
 	readelf -hlW "got/$name-$arch/prhelper" >elf
 	is "$(sed -n 's/^ *Machine: *//p' elf)" "$(machine "$arch")" \
 		"$arch: its processor"
@@ -109,7 +109,6 @@ for arch in $arches; do
 	is "$(bill "$arch")" "$(sums "$arch" | sort)" \
 		"$arch: the bill of materials has all of it"
 done
-ok 'checksums' quietly sh -c 'cd one && sha256sum -c SHA256SUMS'
 
 # size ARCHITECTURE: what a machine of this kind gets of the image, in bytes
 size() {
@@ -127,14 +126,39 @@ case $arches in
 *aarch64*) size arm64 ;;
 esac
 
-### The sources
+### Where there is no network: doc/airgapped.md
 
+# as_told HEADING: run what the page has below it
+as_told() {
+	sed -n "/^## $1/,/^## /s/^	//p" "$top/doc/airgapped.md" >page
+	(cd one && DESTDIR="$tmp/dest" unshare -n sh -e "$tmp/page")
+}
+
+installed() {
+	(cd dest/usr/local && find . ! -type d | sed 's,^\./,,' | sort | xargs)
+}
+
+ok 'checksums' quietly as_told 'Check what has arrived'
+cp "one/$name-x86_64.tar.gz" damaged
+echo >>"one/$name-x86_64.tar.gz"
+like "$(as_told 'Check what has arrived' 2>&1)" "*x86_64.tar.gz: FAILED*" \
+	'a damaged archive is found'
+mv damaged "one/$name-x86_64.tar.gz"
+ok 'the binary is installed' quietly as_told 'Install the binary'
+is "$(installed)" "bin/prhelper bin/qemu-pr-helper $(
+	)lib/systemd/system/prhelper.service $(
+	)lib/systemd/system/prhelper.socket share/man/man8/prhelper.8 $(
+	)share/man/man8/qemu-pr-helper.8" 'with manual and units'
+ok 'it is that one' cmp "$tmp/dest/usr/local/bin/prhelper" \
+	"got/$name-x86_64/prhelper"
+rm -rf "$tmp/dest"
+ok 'the sources are built and installed' quietly as_told \
+	'Build from the sources'
+ok 'and give what is released' cmp "$tmp/dest/usr/local/bin/prhelper" \
+	"got/$name-x86_64/prhelper"
 tar -x -f "one/$name.tar.gz"
 is "$(grep -rl "$(printf '\177ELF')" "$name" || :)" '' \
-	'nothing is in them that was made of them'
-ok 'they build without a network' quietly unshare -n make -s -C "$name"
-strip -o stripped "$name/prhelper"
-ok 'and give what is released' cmp stripped "got/$name-x86_64/prhelper"
+	'nothing is in their archive that was made of them'
 
 ### Other processors
 
@@ -200,5 +224,15 @@ for arch in $arches; do
 		"$top/mpath.c" "$top/proto.c" "$top/util.c"
 	# shellcheck disable=SC2086 # none, or one word
 	ok "$arch: simulated paths" quietly $emulator ./sim -c -n 300 -s 1
+	# On a real target, in a machine of its own kind
+	[ "$arch" = aarch64 ] || [ "$arch" = s390x ] || continue
+	mkdir -p bin
+	cp "got/$name-$arch/prhelper" bin
+	ok "$arch: prc" quietly "$cc" -std=c11 -D_DEFAULT_SOURCE -static \
+		-pthread -o bin/prc "$top/test/prc.c" "$top/test/client.c"
+	for case in mpath return state; do
+		ok "$arch: a machine of its own: $case" quietly env \
+			ARCH="$arch" BIN="$tmp/bin" "$top/test/vm/boot" "$case"
+	done
 done
 done_testing
