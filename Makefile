@@ -105,5 +105,11 @@ release:
 	sh contrib/release/build ${RELEASE} ${VERSION}
 RELEASE = release
 
+# A Debian package; wants debhelper
+DEB = ${RELEASE}/debian
+deb:
+	sh contrib/release/build ${RELEASE} ${VERSION} source
+	sh contrib/debian/build ${DEB} ${RELEASE}/${TREE}.tar.gz
+
 .PHONY: all libs libdm image test demo bench sim check install install-systemd \
-	uninstall clean tree dist release
+	uninstall clean tree dist release deb
