@@ -76,7 +76,13 @@ install-systemd:
 		chmod 644 ${DESTDIR}${UNITDIR}/$$u || exit; \
 	done
 
+install-apparmor:
+	mkdir -p ${DESTDIR}${APPARMORDIR}
+	cp contrib/apparmor/${BIN} ${DESTDIR}${APPARMORDIR}/${BIN}
+	chmod 644 ${DESTDIR}${APPARMORDIR}/${BIN}
+
 uninstall:
+	rm -f ${DESTDIR}${APPARMORDIR}/${BIN}
 	for u in ${UNITS}; do rm -f ${DESTDIR}${UNITDIR}/$$u; done
 	rm -f ${DESTDIR}${PREFIX}/bin/${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${MAN}
@@ -111,5 +117,5 @@ deb:
 	sh contrib/release/build ${RELEASE} ${VERSION} source
 	sh contrib/debian/build ${DEB} ${RELEASE}/${TREE}.tar.gz
 
-.PHONY: all libs libdm image test demo bench sim check install install-systemd \
-	uninstall clean tree dist release deb
+.PHONY: all libs libdm image test demo bench sim check install \
+	install-systemd install-apparmor uninstall clean tree dist release deb

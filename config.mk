@@ -6,6 +6,7 @@ PREFIX = /usr/local
 MANPREFIX = ${PREFIX}/share/man
 # Where systemd looks, too
 UNITDIR = ${PREFIX}/lib/systemd/system
+APPARMORDIR = /etc/apparmor.d
 
 # Where `make libdm` puts libdevmapper.a, its header, and links to the
 # kernel's headers, which musl-gcc does not find by itself
