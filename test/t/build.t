@@ -113,6 +113,9 @@ is "$(cd "$dest" && find . ! -type d | sort | tr '\n' ' ')" \
 ok 'the other name runs' quietly "$dest/usr/bin/qemu-pr-helper" -V
 ok 'the other manual is there' test -s \
 	"$dest/usr/share/man/man8/qemu-pr-helper.8"
+ok 'make install-apparmor' quietly make install-apparmor DESTDIR="$dest"
+ok 'the profile is where AppArmor looks' test -s \
+	"$dest/etc/apparmor.d/prhelper"
 quietly make uninstall DESTDIR="$dest" PREFIX=/usr MANPREFIX=/usr/share/man
 is "$(find "$dest" ! -type d)" '' 'make uninstall removes all of it'
 

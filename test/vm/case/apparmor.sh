@@ -85,6 +85,14 @@ ok "$kind: restart" systemctl restart prhelper.service
 running "$p3"
 copies_become '4 d'
 whole
+dmsetup create above --table "0 $(blockdev --getsz $mp) linear $mp 0"
+dmsetup mknodes above
+prin '00 - *0d*' 'READ KEYS of a volume that is all of the map' \
+	/dev/mapper/above 0
+# As it does with a path that returns without a size
+ok "$kind: the kernel may be told to look at a disk again" \
+	below prhelper busybox dd of="/sys/block/${plain##*/}/device/rescan" \
+	</dev/null
 none_refused
 
 ### The command, which is the same binary
@@ -156,7 +164,6 @@ echo secret >$dir/master-key.aes
 mkdir -p /run/libvirt/qemu
 pidfile=/run/libvirt/qemu/1-g-pr-helper0.pid
 socket=$dir/pr-helper0.sock
-ok "$kind: the page" as_told 'With libvirt'
 below libvirtd /bin/sh -c "exec 9>$pidfile; flock 9; echo \$\$ >&9
 	exec /usr/bin/prhelper -k $socket" >&2 &
 within 20 serving
@@ -167,6 +174,9 @@ like "$(cat /proc/locks)" "*FLOCK*:$(stat -c %i $pidfile) 0 EOF*" \
 put '00 -' REGISTER 0 0 0 a
 is "$(grep -c 'key a' $socket.state/*)" 1 "$kind: it is written down"
 put '00 -' CLEAR 3 0 a 0
+below libvirtd /bin/sh -c "kill -TERM $pid"
+ok "$kind: libvirtd may not end it" test $? -ne 0
+ok "$kind: the page" as_told 'With libvirt'
 is "$(below libvirtd /bin/sh -c "readlink /proc/$pid/exe")" /usr/bin/prhelper \
 	"$kind: libvirtd sees what it is"
 below libvirtd /bin/sh -c "kill -TERM $pid"
