@@ -136,6 +136,9 @@ like "$(cat /tmp/said)" '*living helper, pid*' "$kind: its socket is taken"
 echo $$ >/run/prhelper.pid
 prhelper -k /run/prhelper.sock -f /run/prhelper.pid >/tmp/said 2>&1
 like "$(cat /tmp/said)" '*is alive' "$kind: a pid file of another process"
+unshare -m sh -c 'mount -t tmpfs none /proc
+	exec prhelper -k /run/prhelper.sock -f /run/prhelper.pid' >/tmp/said 2>&1
+like "$(cat /tmp/said)" '*is alive' "$kind: ... and without /proc"
 offline "$p1"
 put '00 -' 'REGISTER another key, a path is away' 0 0 b c
 kill -KILL "$pid"
