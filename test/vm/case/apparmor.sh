@@ -45,6 +45,11 @@ quietly() {
 	"$@" >&2
 }
 
+# fails COMMAND...: a helper that shall not start; what it says is in /tmp/said
+fails() {
+	timeout 20 "$@" >/tmp/said 2>&1 || :
+}
+
 # No line of the kernel's is to be missed
 echo 0 >/proc/sys/kernel/printk_ratelimit
 systemctl start apparmor
@@ -131,13 +136,13 @@ copies_are '4 a'
 ok "$kind: the trace" grep -q path_done /tmp/trace
 ok "$kind: a command, beside it" prhelper out register -K a -S b \
 	--state=$socket.state $mp
-prhelper -k $socket >/tmp/said 2>&1
+fails prhelper -k $socket
 like "$(cat /tmp/said)" '*living helper, pid*' "$kind: its socket is taken"
 echo $$ >/run/prhelper.pid
-prhelper -k /run/prhelper.sock -f /run/prhelper.pid >/tmp/said 2>&1
+fails prhelper -k /run/prhelper.sock -f /run/prhelper.pid
 like "$(cat /tmp/said)" '*is alive' "$kind: a pid file of another process"
-unshare -m sh -c 'mount -t tmpfs none /proc
-	exec prhelper -k /run/prhelper.sock -f /run/prhelper.pid' >/tmp/said 2>&1
+fails unshare -m sh -c 'mount -t tmpfs none /proc
+	exec prhelper -k /run/prhelper.sock -f /run/prhelper.pid'
 like "$(cat /tmp/said)" '*is alive' "$kind: ... and without /proc"
 offline "$p1"
 put '00 -' 'REGISTER another key, a path is away' 0 0 b c
@@ -236,7 +241,7 @@ stop_helper
 kind='other names'
 mkdir /srv/reservations
 socket=/srv/reservations/guest1
-prhelper -k $socket 2>/tmp/said
+fails prhelper -k $socket
 like "$(cat /tmp/said)" '*/srv/reservations/*: Permission denied' \
 	"$kind: refused"
 ok 'the page: other sockets' as_told 'Other sockets'
