@@ -10,6 +10,11 @@ SRC = prhelper.c ctl.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c \
 	path.c state.c trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
 UNITS = prhelper.service prhelper.socket
+INITRAMFS = hooks/prhelper scripts/init-premount/prhelper \
+	scripts/init-bottom/prhelper
+DRACUT = 91prhelper/module-setup.sh 91prhelper/prhelper.sh \
+	91prhelper/prhelper-end.sh
+INITCPIO = install/prhelper hooks/prhelper
 DIST = LICENSE README.md BENCHMARKS.md CHANGES TODO Makefile config.mk \
 	libdm.sh prhelper.h ${SRC} ${MAN} contrib doc test .ci .clang-format \
 	.clang-tidy
@@ -81,8 +86,26 @@ install-apparmor:
 	cp contrib/apparmor/${BIN} ${DESTDIR}${APPARMORDIR}/${BIN}
 	chmod 644 ${DESTDIR}${APPARMORDIR}/${BIN}
 
+# FROM TO FILE...: hooks, which name the binary
+HOOKS = hooks() { from=$$1 to=${DESTDIR}$$2; shift 2; for f; do \
+		mkdir -p $$to/$${f%/*} && \
+		sed 's,/usr/local,${PREFIX},' $$from/$$f >$$to/$$f && \
+		chmod 755 $$to/$$f || return; done; }; hooks
+
+install-initramfs-tools:
+	${HOOKS} contrib/initramfs-tools ${INITRAMFSDIR} ${INITRAMFS}
+
+install-dracut:
+	${HOOKS} contrib/dracut ${DRACUTDIR} ${DRACUT}
+
+install-mkinitcpio:
+	${HOOKS} contrib/mkinitcpio ${INITCPIODIR} ${INITCPIO}
+
 uninstall:
 	rm -f ${DESTDIR}${APPARMORDIR}/${BIN}
+	for f in ${INITRAMFS}; do rm -f ${DESTDIR}${INITRAMFSDIR}/$$f; done
+	for f in ${INITCPIO}; do rm -f ${DESTDIR}${INITCPIODIR}/$$f; done
+	rm -rf ${DESTDIR}${DRACUTDIR}/91prhelper
 	for u in ${UNITS}; do rm -f ${DESTDIR}${UNITDIR}/$$u; done
 	rm -f ${DESTDIR}${PREFIX}/bin/${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${MAN}
@@ -118,4 +141,5 @@ deb:
 	sh contrib/debian/build ${DEB} ${RELEASE}/${TREE}.tar.gz
 
 .PHONY: all libs libdm image test demo bench sim check install \
-	install-systemd install-apparmor uninstall clean tree dist release deb
+	install-systemd install-apparmor install-initramfs-tools \
+	install-dracut install-mkinitcpio uninstall clean tree dist release deb

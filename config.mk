@@ -7,6 +7,10 @@ MANPREFIX = ${PREFIX}/share/man
 # Where systemd looks, too
 UNITDIR = ${PREFIX}/lib/systemd/system
 APPARMORDIR = /etc/apparmor.d
+# Where what makes an initramfs looks for hooks; dracut has no other place
+INITRAMFSDIR = /etc/initramfs-tools
+DRACUTDIR = /usr/lib/dracut/modules.d
+INITCPIODIR = /etc/initcpio
 
 # Where `make libdm` puts libdevmapper.a, its header, and links to the
 # kernel's headers, which musl-gcc does not find by itself

@@ -116,6 +116,10 @@ ok 'the other manual is there' test -s \
 ok 'make install-apparmor' quietly make install-apparmor DESTDIR="$dest"
 ok 'the profile is where AppArmor looks' test -s \
 	"$dest/etc/apparmor.d/prhelper"
+ok 'hooks for an initramfs' quietly make install-initramfs-tools \
+	install-dracut install-mkinitcpio DESTDIR="$dest" PREFIX=/usr
+is "$(grep -rl /usr/local "$dest"/etc "$dest"/usr/lib)" '' \
+	'... which have PREFIX'
 quietly make uninstall DESTDIR="$dest" PREFIX=/usr MANPREFIX=/usr/share/man
 is "$(find "$dest" ! -type d)" '' 'make uninstall removes all of it'
 

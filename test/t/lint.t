@@ -61,5 +61,9 @@ ok '80 columns' none wide
 # shellcheck disable=SC2086 # several words
 ok 'shellcheck' none shellcheck -x -e SC2119 $scripts test/tap.sh \
 	test/confined.sh test/vm/*.sh test/vm/case/*.sh
+ok 'shellcheck, what bash reads' none shellcheck -s bash \
+	contrib/dracut/*/module-setup.sh contrib/mkinitcpio/install/prhelper
+ok 'shellcheck, what ash reads' none shellcheck -s dash \
+	contrib/mkinitcpio/hooks/prhelper
 ok 'mandoc' none mandoc -Tlint -W warning prhelper.8
 done_testing
