@@ -9,12 +9,6 @@ MAN = prhelper.8
 SRC = prhelper.c ctl.c sock.c priv.c confine.c proto.c mpath.c sg.c dm.c \
 	path.c state.c trace.c clock.c util.c
 OBJ = ${SRC:.c=.o}
-UNITS = prhelper.service prhelper.socket
-INITRAMFS = hooks/prhelper scripts/init-premount/prhelper \
-	scripts/init-bottom/prhelper
-DRACUT = 91prhelper/module-setup.sh 91prhelper/prhelper.sh \
-	91prhelper/prhelper-end.sh
-INITCPIO = install/prhelper hooks/prhelper
 DIST = LICENSE README.md BENCHMARKS.md CHANGES TODO Makefile config.mk \
 	libdm.sh prhelper.h ${SRC} ${MAN} contrib doc test .ci .clang-format \
 	.clang-tidy
@@ -65,7 +59,7 @@ check:
 
 install: all
 	mkdir -p ${DESTDIR}${PREFIX}/bin ${DESTDIR}${MANPREFIX}/man8
-	cp ${BIN} ${DESTDIR}${PREFIX}/bin/${BIN}
+	cp -f ${BIN} ${DESTDIR}${PREFIX}/bin/${BIN}
 	${STRIP} ${DESTDIR}${PREFIX}/bin/${BIN}
 	chmod 755 ${DESTDIR}${PREFIX}/bin/${BIN}
 	ln -sf ${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
@@ -73,40 +67,70 @@ install: all
 	chmod 644 ${DESTDIR}${MANPREFIX}/man8/${MAN}
 	ln -sf ${MAN} ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
 
+# MODE FILE PATH: put a file of contrib there
+PUT = put() { \
+	mkdir -p "$${3%/*}" && \
+	sed 's,/usr/local,${PREFIX},' "contrib/$$2" >"$$3" && \
+	chmod "$$1" "$$3"; \
+}; put
+
 install-systemd:
-	mkdir -p ${DESTDIR}${UNITDIR}
-	for u in ${UNITS}; do \
-		sed 's,/usr/local,${PREFIX},' contrib/systemd/$$u \
-			>${DESTDIR}${UNITDIR}/$$u && \
-		chmod 644 ${DESTDIR}${UNITDIR}/$$u || exit; \
-	done
+	${PUT} 644 systemd/prhelper.service \
+		${DESTDIR}${UNITDIR}/prhelper.service
+	${PUT} 644 systemd/prhelper.socket \
+		${DESTDIR}${UNITDIR}/prhelper.socket
+
+install-openrc:
+	${PUT} 755 openrc/prhelper ${DESTDIR}${INITDIR}/prhelper
+	test -e ${DESTDIR}${CONFDIR}/prhelper || { \
+		${PUT} 644 openrc/conf.d ${DESTDIR}${CONFDIR}/prhelper; }
+
+install-runit:
+	${PUT} 755 runit/run ${DESTDIR}${RUNITDIR}/prhelper/run
+	${PUT} 755 runit/log/run ${DESTDIR}${RUNITDIR}/prhelper/log/run
+
+install-s6:
+	${PUT} 755 s6/run ${DESTDIR}${S6DIR}/prhelper/run
+	${PUT} 755 s6/log/run ${DESTDIR}${S6DIR}/prhelper/log/run
+
+install-sysvinit:
+	${PUT} 755 sysvinit/prhelper ${DESTDIR}${INITDIR}/prhelper
 
 install-apparmor:
-	mkdir -p ${DESTDIR}${APPARMORDIR}
-	cp contrib/apparmor/${BIN} ${DESTDIR}${APPARMORDIR}/${BIN}
-	chmod 644 ${DESTDIR}${APPARMORDIR}/${BIN}
+	${PUT} 644 apparmor/prhelper ${DESTDIR}${APPARMORDIR}/prhelper
 
-# FROM TO FILE...: hooks, which name the binary
-HOOKS = hooks() { from=$$1 to=${DESTDIR}$$2; shift 2; for f; do \
-		mkdir -p $$to/$${f%/*} && \
-		sed 's,/usr/local,${PREFIX},' $$from/$$f >$$to/$$f && \
-		chmod 755 $$to/$$f || return; done; }; hooks
-
+INITRAMFS = hooks scripts/init-premount scripts/init-bottom
 install-initramfs-tools:
-	${HOOKS} contrib/initramfs-tools ${INITRAMFSDIR} ${INITRAMFS}
+	for d in ${INITRAMFS}; do \
+		${PUT} 755 initramfs-tools/$$d/prhelper \
+			${DESTDIR}${INITRAMFSDIR}/$$d/prhelper || exit; \
+	done
 
+DRACUT = module-setup.sh prhelper.sh prhelper-end.sh
 install-dracut:
-	${HOOKS} contrib/dracut ${DRACUTDIR} ${DRACUT}
+	for f in ${DRACUT}; do \
+		${PUT} 755 dracut/91prhelper/$$f \
+			${DESTDIR}${DRACUTDIR}/91prhelper/$$f || exit; \
+	done
 
 install-mkinitcpio:
-	${HOOKS} contrib/mkinitcpio ${INITCPIODIR} ${INITCPIO}
+	${PUT} 755 mkinitcpio/install/prhelper \
+		${DESTDIR}${INITCPIODIR}/install/prhelper
+	${PUT} 755 mkinitcpio/hooks/prhelper \
+		${DESTDIR}${INITCPIODIR}/hooks/prhelper
 
 uninstall:
-	rm -f ${DESTDIR}${APPARMORDIR}/${BIN}
-	for f in ${INITRAMFS}; do rm -f ${DESTDIR}${INITRAMFSDIR}/$$f; done
-	for f in ${INITCPIO}; do rm -f ${DESTDIR}${INITCPIODIR}/$$f; done
+	rm -f ${DESTDIR}${UNITDIR}/prhelper.service
+	rm -f ${DESTDIR}${UNITDIR}/prhelper.socket
+	rm -f ${DESTDIR}${INITDIR}/prhelper ${DESTDIR}${CONFDIR}/prhelper
+	rm -rf ${DESTDIR}${RUNITDIR}/prhelper ${DESTDIR}${S6DIR}/prhelper
+	rm -f ${DESTDIR}${APPARMORDIR}/prhelper
+	for d in ${INITRAMFS}; do \
+		rm -f ${DESTDIR}${INITRAMFSDIR}/$$d/prhelper; \
+	done
 	rm -rf ${DESTDIR}${DRACUTDIR}/91prhelper
-	for u in ${UNITS}; do rm -f ${DESTDIR}${UNITDIR}/$$u; done
+	rm -f ${DESTDIR}${INITCPIODIR}/install/prhelper
+	rm -f ${DESTDIR}${INITCPIODIR}/hooks/prhelper
 	rm -f ${DESTDIR}${PREFIX}/bin/${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${MAN}
 	rm -f ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
@@ -141,5 +165,6 @@ deb:
 	sh contrib/debian/build ${DEB} ${RELEASE}/${TREE}.tar.gz
 
 .PHONY: all libs libdm image test demo bench sim check install \
-	install-systemd install-apparmor install-initramfs-tools \
+	install-systemd install-openrc install-runit install-s6 \
+	install-sysvinit install-apparmor install-initramfs-tools \
 	install-dracut install-mkinitcpio uninstall clean tree dist release deb

@@ -11,6 +11,11 @@ APPARMORDIR = /etc/apparmor.d
 INITRAMFSDIR = /etc/initramfs-tools
 DRACUTDIR = /usr/lib/dracut/modules.d
 INITCPIODIR = /etc/initcpio
+# Where OpenRC and sysvinit look, OpenRC's settings, services of runit and s6
+INITDIR = /etc/init.d
+CONFDIR = /etc/conf.d
+RUNITDIR = /etc/sv
+S6DIR = /etc/s6/sv
 
 # Where `make libdm` puts libdevmapper.a, its header, and links to the
 # kernel's headers, which musl-gcc does not find by itself

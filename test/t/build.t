@@ -123,4 +123,19 @@ is "$(grep -rl /usr/local "$dest"/etc "$dest"/usr/lib)" '' \
 quietly make uninstall DESTDIR="$dest" PREFIX=/usr MANPREFIX=/usr/share/man
 is "$(find "$dest" ! -type d)" '' 'make uninstall removes all of it'
 
+# Services of init systems
+for init in systemd openrc runit s6 sysvinit; do
+	quietly make install-$init DESTDIR="$dest" PREFIX=/usr
+	ok "make install-$init: what it runs is where it was installed" \
+		grep -rq /usr/bin/prhelper "$dest"
+	is "$(grep -r /usr/local "$dest")" '' '... and nowhere else'
+	quietly make uninstall DESTDIR="$dest" PREFIX=/usr
+	is "$(find "$dest" ! -type d)" '' 'make uninstall removes all of it'
+done
+mkdir -p "$dest/etc/conf.d"
+echo group=disk >"$dest/etc/conf.d/prhelper"
+quietly make install-openrc DESTDIR="$dest"
+is "$(cat "$dest/etc/conf.d/prhelper")" group=disk \
+	"make install-openrc leaves an administrator's settings alone"
+
 done_testing

@@ -13,9 +13,11 @@ long() {
 	grep -qw long /proc/cmdline
 }
 
-# page NAME HEADING: print the commands below "## HEADING" in doc/NAME.md
+# page NAME HEADING [PART]: print the commands below "## HEADING" in
+# doc/NAME.md, or only those below its "### PART"
 page() {
-	sed -n "/^## $2/,/^## /s/^	//p" "/doc/$1.md"
+	sed -n "/^## $2/,/^## /p" "/doc/$1.md" |
+		sed -n "${3:+/^### $3/,/^###* /}s/^	//p"
 }
 
 ### Disks: LIO, with tcm_loop for a host adapter that needs no wire
