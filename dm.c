@@ -101,6 +101,8 @@ dm_init(void)
 		/* In a container: its device cgroup, or no CAP_SYS_ADMIN. */
 		if (err == EPERM || err == EACCES)
 			warn("multipath maps are refused: " CONTROL ":");
+		if (err == ENOENT) /* libdevmapper looks there */
+			warn("multipath maps are refused: /proc/devices:");
 		return 0;
 	}
 	say(LOG_VERBOSE, "device-mapper %s", version);

@@ -82,6 +82,21 @@ copies_are ''
 stop_helper
 rm -f $socket
 
+### without /proc
+
+cat >/bin/without-proc <<'END'
+#!/bin/sh
+exec unshare -m sh -c 'mount -t tmpfs none /proc && exec prhelper "$@"' - "$@"
+END
+chmod 755 /bin/without-proc
+kind='no /proc'
+helper=without-proc start_helper 2>/tmp/warnings
+is "$(cat /tmp/warnings)" "prhelper: multipath maps are refused: $(
+	)/proc/devices: No such file or directory" "$kind: it says so"
+prin '00 - *' 'READ KEYS of a disk' "$d" 0
+prin '02 5/20/00 *' 'READ KEYS of a map' $mp 0
+stop_helper
+
 ### a /dev of its own without udev, as libvirt makes one for QEMU
 
 private=/run/dev
