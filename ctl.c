@@ -406,7 +406,7 @@ announce(struct request *rq, const struct command *c)
 
 	rq->len = DATA_MAX;
 	n = read_all(rq, READ_KEYS) / KEY_LEN;
-	gone = all ? n : count(c->sa_key, (uint32_t)(n < 0 ? 0 : n));
+	gone = all ? n : count(c->sa_key, (uint32_t)n);
 	for (i = 0; i < n; i++)
 		if (all || key_at((uint32_t)i) == c->sa_key) {
 			item("removing");
