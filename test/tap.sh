@@ -48,6 +48,22 @@ diag() {
 	printf '%s\n' "$*" | sed 's/^/# /'
 }
 
+# quietly COMMAND...: what it prints goes to $tmp/out, and is shown if it fails
+# shellcheck disable=SC2154 # it is the caller's
+quietly() {
+	"$@" >"$tmp/out" 2>&1 || {
+		tail -n 20 "$tmp/out" | sed 's/^/# /'
+		return 1
+	}
+}
+
+# page NAME HEADING [PART]: print the commands below "## HEADING" in
+# doc/NAME.md, or only those below its "### PART"
+page() {
+	sed -n "/^## $2/,/^## /p" "${doc:-/doc}/$1.md" |
+		sed -n "${3:+/^### $3/,/^###* /}s/^	//p"
+}
+
 done_testing() {
 	echo "1..$tests"
 }

@@ -14,13 +14,6 @@ trap 'rm -rf "$tmp"' EXIT
 
 max=$((160 * 1024))	# bytes that the stripped binary may have
 
-quietly() {
-	"$@" >"$tmp/out" 2>&1 || {
-		sed 's/^/# /' "$tmp/out"
-		return 1
-	}
-}
-
 files() {
 	find . -type f | sort
 }

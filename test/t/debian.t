@@ -12,13 +12,6 @@ trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 chmod 755 "$tmp"
 
-quietly() {
-	"$@" >"$tmp/out" 2>&1 || {
-		tail -n 20 "$tmp/out" | sed 's/^/# /'
-		return 1
-	}
-}
-
 # nobody COMMAND...: in the directory that is his, without a network
 nobody() {
 	(cd "$tmp/nobody" && unshare -n setpriv --reuid nobody --regid nogroup \

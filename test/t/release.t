@@ -11,6 +11,7 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=test/tap.sh
 . test/tap.sh
 top=$(pwd)
+doc=$top/doc
 tmp=$(mktemp -d)
 pid=
 trap 'kill $pid 2>/dev/null || :; rm -rf "$tmp"' EXIT
@@ -25,13 +26,6 @@ fi
 make -s -C test prc wire >&2
 version=$(sed -n 's/^VERSION = //p' config.mk)
 name=prhelper-$version
-
-quietly() {
-	"$@" >"$tmp/out" 2>&1 || {
-		tail -n 20 "$tmp/out" | sed 's/^/# /'
-		return 1
-	}
-}
 
 # emulator ARCH: print the command that runs its programs; a kernel for x86_64
 # may do that for i386
@@ -130,8 +124,8 @@ esac
 
 # as_told HEADING: run what the page has below it
 as_told() {
-	sed -n "/^## $1/,/^## /s/^	//p" "$top/doc/airgapped.md" >page
-	(cd one && DESTDIR="$tmp/dest" unshare -n sh -e "$tmp/page")
+	page airgapped "$1" >commands
+	(cd one && DESTDIR="$tmp/dest" unshare -n sh -e "$tmp/commands")
 }
 
 installed() {

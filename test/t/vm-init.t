@@ -5,6 +5,9 @@
 # see ../vm/case/init.sh. What is done there, and here, is doc/init.md.
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=test/tap.sh
+. test/tap.sh
+doc=doc
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -12,11 +15,9 @@ trap 'exit 1' HUP INT TERM
 
 set -- doc/init.md=/doc/init.md /sbin/iscsistart=/bin/iscsistart
 for init in OpenRC runit s6 sysvinit; do
-	sed -n "/^## $init\$/,/^### Enable/s/^	//p" doc/init.md >"$tmp/install"
+	page init "$init" Install >"$tmp/install"
 	MAKEFLAGS=-s DESTDIR=$tmp/$init sh -e "$tmp/install" >&2
-	for f in $(cd "$tmp/$init" && find etc -type f); do
-		set -- "$@" "$tmp/$init/$f=/installed/$init/$f"
-	done
+	set -- "$@" "$tmp/$init/etc=/installed/$init/etc"
 done
 test/vm/boot init "$@" "$tmp/s6/usr/local/bin/prhelper=$(
 	)/usr/local/bin/prhelper"

@@ -5,13 +5,16 @@
 # the appliance is the case; there is no root file system later.
 set -eu
 cd "$(dirname "$0")/../.."
+# shellcheck source=test/tap.sh
+. test/tap.sh
+doc=doc
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
 
 cp prhelper "$tmp"
-sed -n "/^## An image of/,/^## /s/^	//p" doc/initramfs.md >"$tmp/page"
+page initramfs 'An image of' >"$tmp/page"
 (cd "$tmp" && sh -e page) >&2
 
 cat >"$tmp/appliance" <<'END'
@@ -39,7 +42,4 @@ done
 for p in sg_persist sg_turs /sbin/dmsetup; do
 	set -- "$@" "$(command -v "$p")=/bin/${p##*/}"
 done
-for m in "$tmp"/modules/*; do
-	set -- "$@" "$m=/modules/${m##*/}"
-done
-INITRD=$tmp/image.cpio test/vm/boot initramfs "$@"
+INITRD=$tmp/image.cpio test/vm/boot initramfs "$tmp/modules=/modules" "$@"

@@ -13,13 +13,6 @@ long() {
 	grep -qw long /proc/cmdline
 }
 
-# page NAME HEADING [PART]: print the commands below "## HEADING" in
-# doc/NAME.md, or only those below its "### PART"
-page() {
-	sed -n "/^## $2/,/^## /p" "/doc/$1.md" |
-		sed -n "${3:+/^### $3/,/^###* /}s/^	//p"
-}
-
 ### Disks: LIO, with tcm_loop for a host adapter that needs no wire
 
 target=/sys/kernel/config/target

@@ -40,8 +40,8 @@ below() {
 	timeout 60 aa-exec -p "$profile" -- "$@"
 }
 
-# quietly COMMAND...: what it prints is for the console
-quietly() {
+# aside COMMAND...: what it prints is for the console
+aside() {
 	"$@" >&2
 }
 
@@ -113,7 +113,7 @@ like "$(prhelper in keys /dev/disk/by-id/scsi-SLIO*plain)" '*0xe on 1 *' \
 	"$kind: in, by another name"
 like "$(prhelper in keys --socket=$socket $mp)" '*0xe on 4 *' \
 	"$kind: in, through the helper"
-ok "$kind: out clear" quietly prhelper out clear -K e $mp
+ok "$kind: out clear" aside prhelper out clear -K e $mp
 systemctl stop prhelper.socket prhelper.service
 none_refused
 
@@ -281,7 +281,7 @@ done </tmp/attempts
 while read -r line; do
 	# shellcheck disable=SC2086 # several words
 	ok "without the profile it works: ${line#*: }" \
-		quietly busybox ${line#*: } </dev/null
+		aside busybox ${line#*: } </dev/null
 done </tmp/attempts
 
 ### Complain, and the way back
