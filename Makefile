@@ -63,7 +63,7 @@ install: all
 	${STRIP} ${DESTDIR}${PREFIX}/bin/${BIN}
 	chmod 755 ${DESTDIR}${PREFIX}/bin/${BIN}
 	ln -sf ${BIN} ${DESTDIR}${PREFIX}/bin/${ALIAS}
-	cp ${MAN} ${DESTDIR}${MANPREFIX}/man8/${MAN}
+	sed 's,/usr/local,${PREFIX},' ${MAN} >${DESTDIR}${MANPREFIX}/man8/${MAN}
 	chmod 644 ${DESTDIR}${MANPREFIX}/man8/${MAN}
 	ln -sf ${MAN} ${DESTDIR}${MANPREFIX}/man8/${ALIAS}.8
 

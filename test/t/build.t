@@ -106,6 +106,8 @@ is "$(cd "$dest" && find . ! -type d | sort | tr '\n' ' ')" \
 ok 'the other name runs' quietly "$dest/usr/bin/qemu-pr-helper" -V
 ok 'the other manual is there' test -s \
 	"$dest/usr/share/man/man8/qemu-pr-helper.8"
+is "$(grep /usr/local "$dest/usr/share/man/man8/prhelper.8")" '' \
+	'and names the binary where it is'
 ok 'make install-apparmor' quietly make install-apparmor DESTDIR="$dest"
 ok 'the profile is where AppArmor looks' test -s \
 	"$dest/etc/apparmor.d/prhelper"
